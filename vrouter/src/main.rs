@@ -1,0 +1,2 @@
+//! vrouter: the node and its commands.
+fn main() {}
