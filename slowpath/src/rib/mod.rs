@@ -1,0 +1,4 @@
+//! Routes: where they come from, which wins, where they lead.
+
+pub mod next_hop;
+pub mod table;
