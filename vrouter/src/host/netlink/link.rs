@@ -42,6 +42,8 @@ pub struct Link {
     pub alias: Option<String>,
     /// Length of the transmit queue in packets.
     pub tx_queue_length: u32,
+    /// The root queueing discipline.
+    pub qdisc: Option<String>,
 }
 
 /// What a device's frames look like.
@@ -259,12 +261,14 @@ impl Link {
             lower_elsewhere: false,
             alias: None,
             tx_queue_length: 0,
+            qdisc: None,
         };
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::TxQueueLen(length) => link.tx_queue_length = *length,
+                LinkAttribute::Qdisc(kind) => link.qdisc = Some(kind.clone()),
                 LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
                 LinkAttribute::Controller(index) => link.master = Some(*index),
                 LinkAttribute::Link(index) => link.lower = Some(*index),
