@@ -106,7 +106,7 @@ fn files() -> Vec<String> {
         _ => walk(&root(), ""),
     };
     files.retain(|file| root().join(file).is_file());
-    assert!(files.iter().any(|file| file == "Cargo.toml"), "found no repository at {:?}", root());
+    assert!(files.iter().any(|file| file == "Cargo.toml"), "found no repository here");
     files
 }
 
@@ -129,7 +129,9 @@ fn walk(dir: &Path, prefix: &str) -> Vec<String> {
 }
 
 fn read(file: &str) -> String {
-    fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+    let text = fs::read_to_string(root().join(file));
+    assert!(text.is_ok(), "{file}: {text:?}");
+    text.unwrap_or_default()
 }
 
 fn rust_files() -> Vec<(String, String)> {
