@@ -142,8 +142,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if thread::panicking() {
-            _ = writeln!(io::stderr(), "the lab {} saw:\n{}", self.id, self.logs(60));
+        let logs = if thread::panicking() { self.logs(60) } else { String::new() };
+        if !logs.is_empty() {
+            _ = writeln!(io::stderr(), "the lab {} saw:\n{logs}", self.id);
         }
         if !self.is_kept() {
             destroy(&self.id);

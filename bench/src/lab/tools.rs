@@ -21,10 +21,21 @@ pub struct Ping {
     pub timeout: Duration,
     /// ICMP payload, bytes.
     pub size: u32,
-    /// Set DF, and don't believe what the kernel learned of the path.
-    pub dont_fragment: bool,
+    /// What to do about packets that are too large for the path.
+    pub fragments: Fragments,
     /// Address or interface to send from.
     pub source: Option<String>,
+}
+
+/// Whether a [`Ping`] may be fragmented on its way.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fragments {
+    /// As the system does: DF, and sizes after what it learned of the path.
+    Default,
+    /// DF, and sizes whatever the system learned: each answer is the path's own.
+    Forbid,
+    /// No DF.
+    Allow,
 }
 
 impl Default for Ping {
@@ -34,7 +45,7 @@ impl Default for Ping {
             interval: Duration::from_millis(50),
             timeout: Duration::from_secs(1),
             size: 56,
-            dont_fragment: false,
+            fragments: Fragments::Default,
             source: None,
         }
     }
@@ -69,9 +80,10 @@ impl Ping {
         words.push(self.count.to_string());
         words.extend(["-i".into(), seconds(self.interval), "-W".into(), seconds(self.timeout)]);
         words.extend(["-s".into(), self.size.to_string()]);
-        if self.dont_fragment {
-            // "probe": set DF and send beyond the cached path MTU, so that the answer is the path's.
-            words.extend(["-M".into(), "probe".into()]);
+        match self.fragments {
+            Fragments::Default => {}
+            Fragments::Forbid => words.extend(["-M".into(), "probe".into()]),
+            Fragments::Allow => words.extend(["-M".into(), "dont".into()]),
         }
         if let Some(source) = &self.source {
             words.extend(["-I".into(), source.clone()]);
@@ -126,12 +138,12 @@ impl Throughput {
     }
 }
 
-/// TCP throughput from `client` to `server` for `seconds`, by iperf3. Extra words go to the client
+/// TCP throughput from `client` to `server` for `seconds` (not 0: iperf3 would never end), by iperf3. Extra words go to the client
 /// (`-P 4`, `-R`, `-u -b 1G`).
 pub fn iperf3(
     client: &Netns,
     server: (&Netns, IpAddr),
-    seconds: f64,
+    seconds: u32,
     extra: &[&str],
 ) -> anyhow::Result<Throughput> {
     let (server_ns, address) = server;
@@ -140,7 +152,7 @@ pub fn iperf3(
         &["iperf3", "-s", "-1", "--forceflush", "-B", &address.to_string()],
     )?;
     wait_for_listener(server_ns, &mut listener)?;
-    let (target, time) = (address.to_string(), format!("{seconds}"));
+    let (target, time) = (address.to_string(), seconds.to_string());
     let mut words = vec!["iperf3", "-J", "-c", &target, "-t", &time, "--connect-timeout", "3000"];
     words.extend(extra);
     let output = client.try_exec(&words)?;
