@@ -144,15 +144,15 @@ impl Control {
     pub fn new(parts: Parts, now: Instant) -> Self {
         let (sender, events) = parts.events;
         Self {
+            me: parts.node.clone(),
             config: parts.config,
-            me: parts.node,
             store: parts.store,
             router: parts.router,
             netlink: parts.netlink,
             holder: parts.holder,
             sender,
             events,
-            world: world::World::default(),
+            world: world::World::new(parts.node.clone()),
             synced: false,
             kernel: parts.kernel,
             topology: Topology::default(),
