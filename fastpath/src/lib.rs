@@ -15,3 +15,4 @@ pub mod outcome;
 pub mod packet;
 pub mod publish;
 pub mod tables;
+pub mod wire;
