@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The slow path: talks routing.
+
+pub mod neighbour;
+pub mod punt;
+pub mod rib;

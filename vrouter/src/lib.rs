@@ -1,1 +1,4 @@
 //! The node.
+pub mod cni;
+pub mod hold;
+pub mod host;

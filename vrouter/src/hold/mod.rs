@@ -1,0 +1,1 @@
+//! What keeps the devices' descriptors alive while no forwarder runs?
