@@ -11,6 +11,7 @@ pub mod bgp;
 pub mod convert;
 pub mod event;
 mod flush;
+pub mod keeper;
 pub mod holds;
 mod operator;
 pub mod policy;
@@ -25,7 +26,6 @@ pub mod world;
 use crate::api::Kind;
 use crate::config::NodeConfig;
 use crate::datastore::{Datastore, WatchEvent};
-use crate::hold::Holder;
 use crate::host::netlink::Netlink;
 use crate::host::state::{Changed, KernelState};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
@@ -90,7 +90,9 @@ pub struct Parts {
     /// The kernel's networking at the start.
     pub kernel: KernelState,
     /// Who keeps the descriptors.
-    pub holder: Arc<Holder>,
+    pub keeper: Arc<keeper::Keeper>,
+    /// The node's own IPv4 address.
+    pub node_address: Option<std::net::Ipv4Addr>,
     /// BGP; `None` where it is switched off.
     pub speaker: Option<SpeakerHandle>,
     /// Where events come from, and a way to send some.
@@ -104,7 +106,7 @@ pub struct Control {
     store: Arc<dyn Datastore>,
     router: Router,
     netlink: Netlink,
-    holder: Arc<Holder>,
+    keeper: Arc<keeper::Keeper>,
     sender: Sender<Event>,
     events: Receiver<Event>,
     world: world::World,
@@ -118,6 +120,7 @@ pub struct Control {
     workloads: workloads::Workloads,
     uplinks: uplinks::Uplinks,
     host: uplinks::HostDoors,
+    node_address: Option<std::net::Ipv4Addr>,
     speaker: Option<SpeakerHandle>,
     bgp: bgp::Desired,
     tunnels: Arc<Tunnels>,
@@ -144,15 +147,15 @@ impl Control {
     pub fn new(parts: Parts, now: Instant) -> Self {
         let (sender, events) = parts.events;
         Self {
+            me: parts.node.clone(),
             config: parts.config,
-            me: parts.node,
             store: parts.store,
             router: parts.router,
             netlink: parts.netlink,
-            holder: parts.holder,
+            keeper: parts.keeper,
             sender,
             events,
-            world: world::World::default(),
+            world: world::World::new(parts.node.clone()),
             synced: false,
             kernel: parts.kernel,
             topology: Topology::default(),
@@ -163,6 +166,7 @@ impl Control {
             workloads: workloads::Workloads::default(),
             uplinks: uplinks::Uplinks::default(),
             host: uplinks::HostDoors::default(),
+            node_address: parts.node_address,
             speaker: parts.speaker,
             bgp: bgp::Desired::default(),
             tunnels: Arc::default(),

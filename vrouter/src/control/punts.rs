@@ -71,7 +71,7 @@ impl Control {
             _ => None,
         };
         let Some((link, address)) = key else { return };
-        if self.holds.hold((link, address), punt.packet, punt.in_port, now)
+        if self.holds.hold((link, address), punt.packet.detach(), punt.in_port, now)
             && let Err(error) = self.netlink.probe_neighbour(link, address)
         {
             tracing::debug!(%address, %error, "the kernel won't ask for a neighbour");

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 /// The datastore's objects as last seen.
 #[derive(Debug, Default)]
 pub struct World {
+    me: String,
     resources: BTreeMap<Key, Resource>,
 }
 
@@ -29,6 +30,16 @@ pub struct NodeView<'a> {
 }
 
 impl World {
+    /// An empty world, seen from the node called `me`.
+    pub fn new(me: impl Into<String>) -> Self {
+        Self { me: me.into(), resources: BTreeMap::new() }
+    }
+
+    /// The node it is seen from.
+    pub fn me(&self) -> &str {
+        &self.me
+    }
+
     /// Takes an object in; false if it was known just so.
     pub fn upsert(&mut self, resource: Resource) -> bool {
         let key = resource.key();

@@ -77,20 +77,16 @@ pub enum BgpPart {
     Why,
 }
 
-/// Which packets to follow or copy; everything given must match, addresses and ports in either
-/// direction unless named by side.
+/// Which packets to follow or copy; everything given must match, in either direction.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
 #[serde(default, deny_unknown_fields)]
 pub struct PacketFilter {
-    /// Packets from or to this address
+    /// Packets from or to this address or prefix
     #[arg(long)]
-    pub host: Option<IpAddr>,
-    /// Packets from this address
+    pub host: Option<String>,
+    /// … whose other end is this address or prefix
     #[arg(long)]
-    pub src: Option<IpAddr>,
-    /// Packets to this address
-    #[arg(long)]
-    pub dst: Option<IpAddr>,
+    pub peer: Option<String>,
     /// IP protocol: tcp, udp, icmp, icmpv6, sctp or a number
     #[arg(long, short = 'p')]
     pub protocol: Option<String>,
@@ -167,7 +163,7 @@ mod tests {
 
     #[test]
     fn requests_survive_the_wire() {
-        let filter = PacketFilter { src: Some([10, 0, 0, 1].into()), ..PacketFilter::default() };
+        let filter = PacketFilter { host: Some("10.0.0.1".into()), ..PacketFilter::default() };
         for request in [
             Request::Status,
             Request::Routes { address: None },
