@@ -1,8 +1,13 @@
 //! How do packets enter and leave? Through a [`Queue`]: one dynamic call per batch.
 
 pub mod memory;
+pub mod netdev;
+pub mod packet_socket;
+pub mod steer;
 pub mod tun;
+pub mod uplink;
 mod vnet;
+pub mod xdp;
 
 use crate::batch::Batch;
 use crate::outcome::DropReason;

@@ -44,7 +44,8 @@ impl TunQueue {
         let mut header = [0; VNET_HEADER];
         header.copy_from_slice(&space[..VNET_HEADER]);
         packet.set_filled(filled.saturating_sub(VNET_HEADER));
-        *packet.offload_mut() = vnet::decode(header);
+        let offload = vnet::decode(header, packet.bytes());
+        *packet.offload_mut() = offload;
         packet.set_in_port(self.port);
         Ok(())
     }

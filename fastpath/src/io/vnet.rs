@@ -1,85 +1,79 @@
-//! What do the ten bytes say that TUN and packet sockets put in front of every packet?
+//! What becomes of an offload header that is wrong? A queue can't drop with a reason, so it hands
+//! the packet on with one that ingress refuses for that very reason.
 
+use crate::outcome::DropReason;
 use crate::packet::{Gso, Offload};
+use crate::wire::offload;
+pub(super) use crate::wire::offload::{LEN, encode};
 
-/// Bytes of the header (without the buffer count that newer devices may add).
-pub(super) const LEN: usize = 10;
+/// Points outside any packet.
+const OUT_OF_BOUNDS: Offload = Offload {
+    needs_checksum: true,
+    gso: Gso::None,
+    gso_size: 0,
+    header_len: 0,
+    csum_start: u16::MAX,
+    csum_offset: u16::MAX,
+};
 
-const NEEDS_CSUM: u8 = 1;
-const TCP4: u8 = 1;
-const TCP6: u8 = 4;
-const UDP_L4: u8 = 5;
-const ECN: u8 = 0x80;
+/// A super-packet whose checksum is said to be finished: there is no such thing.
+const CONTRADICTION: Offload = Offload {
+    needs_checksum: false,
+    gso: Gso::Udp,
+    gso_size: 0,
+    header_len: 0,
+    csum_start: 0,
+    csum_offset: 0,
+};
 
-/// Reads a header. Nothing of it is trusted here: ingress validates it against its packet, and a
-/// kind this router does not know becomes one that no validation passes (no segment size).
-pub(super) fn decode(header: [u8; LEN]) -> Offload {
-    let field = |at: usize| u16::from_ne_bytes([header[at], header[at + 1]]);
-    let (gso, gso_size) = match header[1] & !ECN {
-        0 => (Gso::None, 0),
-        TCP4 => (Gso::Tcp4, field(4)),
-        TCP6 => (Gso::Tcp6, field(4)),
-        UDP_L4 => (Gso::Udp, field(4)),
-        _ => (Gso::Udp, 0),
-    };
-    let needs_checksum = header[0] & NEEDS_CSUM != 0;
-    let (csum_start, csum_offset) = if needs_checksum { (field(6), field(8)) } else { (0, 0) };
-    Offload { needs_checksum, gso, gso_size, header_len: field(2), csum_start, csum_offset }
-}
-
-/// Writes a header.
-pub(super) fn encode(offload: &Offload) -> [u8; LEN] {
-    let mut header = [0; LEN];
-    let mut put = |at: usize, value: u16| {
-        header[at..at + 2].copy_from_slice(&value.to_ne_bytes());
-    };
-    if offload.gso != Gso::None {
-        put(2, offload.header_len);
-        put(4, offload.gso_size);
+/// Reads the header in front of `packet`.
+pub(super) fn decode(mut header: [u8; LEN], packet: &[u8]) -> Offload {
+    match offload::decode(&header, packet) {
+        Ok(offload) => offload,
+        Err(DropReason::OffloadBounds) => OUT_OF_BOUNDS,
+        Err(DropReason::OffloadSegmentSize) => {
+            // Everything but the size, which stays too small.
+            header[4..6].copy_from_slice(&1_u16.to_ne_bytes());
+            offload::decode(&header, packet).unwrap_or(OUT_OF_BOUNDS)
+        }
+        Err(_) => CONTRADICTION,
     }
-    if offload.needs_checksum {
-        put(6, offload.csum_start);
-        put(8, offload.csum_offset);
-        header[0] = NEEDS_CSUM;
-    }
-    header[1] = match offload.gso {
-        Gso::None => 0,
-        Gso::Tcp4 => TCP4,
-        Gso::Tcp6 => TCP6,
-        Gso::Udp => UDP_L4,
-    };
-    header
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::headers;
+    use etherparse::PacketBuilder;
 
     #[test]
-    fn a_header_written_is_read_back() {
-        for gso in [Gso::None, Gso::Tcp4, Gso::Tcp6, Gso::Udp] {
-            for needs_checksum in [false, true] {
-                let is_gso = gso != Gso::None;
-                let offload = Offload {
-                    needs_checksum,
-                    gso,
-                    gso_size: if is_gso { 1448 } else { 0 },
-                    header_len: if is_gso { 52 } else { 0 },
-                    csum_start: if needs_checksum { 20 } else { 0 },
-                    csum_offset: if needs_checksum { 16 } else { 0 },
-                };
-                assert_eq!(decode(encode(&offload)), offload);
+    fn a_wrong_header_is_refused_by_validation_for_its_own_reason() {
+        let mut packet = Vec::new();
+        PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64)
+            .udp(1, 2)
+            .write(&mut packet, &[0; 2_000])
+            .expect("fits");
+        let parsed = headers::parse(&packet).expect("a packet");
+        let header = |flags: u8, kind: u8, size: u16, start: u16, offset: u16| {
+            let mut header = [flags, kind, 0, 0, 0, 0, 0, 0, 0, 0];
+            for (at, value) in [(4, size), (6, start), (8, offset)] {
+                header[at..at + 2].copy_from_slice(&value.to_ne_bytes());
             }
+            header
+        };
+        let cases = [
+            (header(1, 5, 1_000, 20, 6), Ok(())),
+            (header(0, 0, 0, 0, 0), Ok(())),
+            (header(1, 5, 0, 20, 6), Err(DropReason::OffloadSegmentSize)),
+            (header(1, 5, 255, 20, 6), Err(DropReason::OffloadSegmentSize)),
+            (header(1, 0, 0, 3_000, 6), Err(DropReason::OffloadBounds)),
+            (header(0, 5, 1_000, 0, 0), Err(DropReason::OffloadKind)),
+            (header(1, 3, 1_000, 20, 6), Err(DropReason::OffloadKind)),
+            (header(1, 1, 1_000, 20, 6), Err(DropReason::OffloadKind)),
+        ];
+        for (header, expected) in cases {
+            let offload = decode(header, &packet);
+            assert_eq!(offload::validate(&offload, &parsed, &packet), expected, "{header:?}");
         }
-    }
-
-    #[test]
-    fn an_unknown_kind_has_no_segment_size_and_the_ecn_mark_is_none() {
-        let mut header = [0; LEN];
-        (header[1], header[4]) = (3, 200);
-        assert_eq!(decode(header).gso_size, 0);
-        assert_ne!(decode(header).gso, Gso::None);
-        header[1] = TCP4 | ECN;
-        assert_eq!(decode(header).gso, Gso::Tcp4);
     }
 }
