@@ -1,6 +1,7 @@
 //! How do packets enter and leave? Through a [`Queue`]: one dynamic call per batch.
 
 pub mod memory;
+pub mod pcap;
 
 use crate::batch::Batch;
 use crate::outcome::DropReason;
