@@ -1,5 +1,8 @@
 //! How do packets enter and leave? Through a [`Queue`]: one dynamic call per batch.
 
+pub mod memory;
+pub mod pcap;
+
 use crate::batch::Batch;
 use crate::outcome::DropReason;
 use crate::packet::{Pool, PortId};
