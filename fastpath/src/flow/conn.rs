@@ -275,7 +275,7 @@ impl FlowInfo {
 mod tests {
     use super::*;
     use crate::flow::key::End;
-    use crate::flow::tcp::protocol;
+    use crate::wire::protocol;
 
     fn key(n: u8) -> FlowKey {
         let end = |last, l4_port| End { address: [10, 0, 0, last].into(), l4_port };

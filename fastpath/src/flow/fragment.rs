@@ -24,7 +24,7 @@ pub struct DatagramKey {
     pub source: IpAddr,
     /// Destination address.
     pub destination: IpAddr,
-    /// IP protocol number.
+    /// IP protocol number; 0 for IPv6, whose fragments need not agree on it.
     pub protocol: u8,
     /// Identification.
     pub id: u32,
@@ -33,6 +33,8 @@ pub struct DatagramKey {
 /// What later fragments take over from the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FirstFacts {
+    /// IP protocol number.
+    pub protocol: u8,
     /// Source port.
     pub source_port: u16,
     /// Destination port (ICMP: type * 256 + code).
@@ -132,6 +134,11 @@ impl Fragments {
         Ok(facts)
     }
 
+    /// What the first fragment of a datagram under way said.
+    pub fn facts(&self, key: &DatagramKey) -> Option<FirstFacts> {
+        self.datagrams.get(key).map(|datagram| datagram.facts)
+    }
+
     /// Datagrams under way.
     pub fn len(&self) -> usize {
         self.datagrams.len()
@@ -213,7 +220,7 @@ mod tests {
     }
 
     const FACTS: FirstFacts =
-        FirstFacts { source_port: 7, destination_port: 53, icmp_id: 0, tcp_flags: 0 };
+        FirstFacts { protocol: 17, source_port: 7, destination_port: 53, icmp_id: 0, tcp_flags: 0 };
 
     fn table() -> Fragments {
         let mut table = Fragments::new(4);

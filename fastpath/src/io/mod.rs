@@ -3,6 +3,7 @@
 pub mod memory;
 pub mod netdev;
 pub mod packet_socket;
+pub mod pcap;
 pub mod steer;
 pub mod tun;
 pub mod uplink;
