@@ -1,0 +1,4 @@
+//! Which is the longest prefix that covers an address? Values are `u32`, 0 means none.
+
+pub mod v4;
+pub mod v6;
