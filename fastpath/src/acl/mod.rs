@@ -1,10 +1,15 @@
 //! What may a rule say? The ordered rule language of the fast path: no Kubernetes word in it.
 //!
-//! A [`RuleList`] is judged first match wins. `linear` does just that and is the oracle;
+//! A [`RuleList`] is judged first match wins. [`linear`] does just that and is the oracle;
 //! [`classifier`] gives the same answer in a few loads.
 
 pub mod classes;
 pub mod classifier;
+mod l4;
+pub mod linear;
+mod sides;
+#[cfg(test)]
+mod tests;
 
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -74,14 +79,15 @@ pub enum PortMatch {
     NotIn(Vec<RangeInclusive<u16>>),
 }
 
-/// Which ICMP or `ICMPv6` messages a rule takes.
+/// Which ICMP or `ICMPv6` messages a rule takes; a packet of another protocol is never taken,
+/// negated or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IcmpMatch {
     /// The message type.
     pub kind: u8,
     /// The code; `None` takes every code.
     pub code: Option<u8>,
-    /// Take everything but these.
+    /// Take every message but these.
     pub negated: bool,
 }
 
@@ -148,4 +154,14 @@ pub struct Decision {
     pub verdict: Verdict,
     /// The rule behind it.
     pub rule: RuleId,
+}
+
+/// Has this IP protocol transport ports (TCP, UDP, DCCP, SCTP, UDP-Lite)?
+pub const fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, 6 | 17 | 33 | 132 | 136)
+}
+
+/// Is this IP protocol ICMP or `ICMPv6`?
+pub const fn is_icmp(protocol: u8) -> bool {
+    matches!(protocol, 1 | 58)
 }

@@ -2,7 +2,14 @@
 
 pub mod fault;
 pub mod memory;
+pub mod netdev;
+pub mod packet_socket;
 pub mod pcap;
+pub mod steer;
+pub mod tun;
+pub mod uplink;
+mod vnet;
+pub mod xdp;
 
 use crate::batch::Batch;
 use crate::outcome::DropReason;

@@ -1,0 +1,1 @@
+//! How does the container runtime attach a pod to this node?

@@ -1,0 +1,138 @@
+//! Which compiled rules guard which endpoint? The policy engine's answers, as the workers' tables.
+
+use fastpath::acl::classes::AddressClasses;
+use fastpath::acl::classifier::Program;
+use fastpath::acl::{AddressMatch, AddressSet, RuleId, RuleList, SetId};
+use fastpath::tables::{Guard, ProgramId};
+use policy::{Change, Direction, EndpointRules, PolicyEngine, RuleName, WorkloadKey};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+/// Policy's state on the way to the tables.
+#[derive(Default)]
+pub struct PolicyState {
+    engine: PolicyEngine,
+    sets: BTreeMap<SetId, AddressSet>,
+    rules: BTreeMap<WorkloadKey, EndpointRules>,
+    names: BTreeMap<RuleId, RuleName>,
+    compiled: PolicyTables,
+}
+
+/// Policy's parts of one generation.
+#[derive(Clone, Default)]
+pub struct PolicyTables {
+    /// Address → membership class.
+    pub classes: Arc<AddressClasses>,
+    /// Compiled rules, by program id.
+    pub programs: Arc<[Arc<Program>]>,
+    /// Egress and ingress guard of each local endpoint.
+    pub guards: BTreeMap<WorkloadKey, (Guard, Guard)>,
+}
+
+impl PolicyState {
+    /// Tells the engine of a change; nothing is compiled yet.
+    pub fn apply(&mut self, change: Change) {
+        self.engine.apply(change);
+    }
+
+    /// Compiles what changed; true if the tables are new.
+    pub fn flush(&mut self) -> bool {
+        let flush = self.engine.flush();
+        let sets_changed = !flush.sets.is_empty() || !flush.removed_sets.is_empty();
+        if !sets_changed && flush.endpoints.is_empty() && flush.removed.is_empty() {
+            return false;
+        }
+        for set in flush.sets {
+            self.sets.insert(set.id, set);
+        }
+        for id in flush.removed_sets {
+            self.sets.remove(&id);
+        }
+        for (key, rules) in flush.endpoints {
+            self.rules.insert(key, rules);
+        }
+        for key in flush.removed {
+            self.rules.remove(&key);
+        }
+        self.names = flush.rule_names;
+        if sets_changed {
+            let sets = self.sets.values().cloned().collect();
+            self.compiled.classes = Arc::new(AddressClasses::build(sets));
+        }
+        self.compile();
+        true
+    }
+
+    /// The tables as last compiled.
+    pub fn tables(&self) -> &PolicyTables {
+        &self.compiled
+    }
+
+    /// What operators call a rule.
+    pub fn rule_name(&self, id: RuleId) -> Option<&RuleName> {
+        self.names.get(&id)
+    }
+
+    /// Every rule's name.
+    pub fn rule_names(&self) -> impl Iterator<Item = (RuleId, &RuleName)> {
+        self.names.iter().map(|(id, name)| (*id, name))
+    }
+
+    /// The rules in force for each local endpoint.
+    pub fn rules(&self) -> &BTreeMap<WorkloadKey, EndpointRules> {
+        &self.rules
+    }
+
+    /// Endpoints with equal rules share one program. Programs are made anew with the classes they
+    /// index; the stamp tells the workers whether a flow must be decided again.
+    fn compile(&mut self) {
+        let mut ids: HashMap<&RuleList, ProgramId> = HashMap::new();
+        let mut programs = Vec::new();
+        let mut guards = BTreeMap::new();
+        for (key, rules) in &self.rules {
+            let mut guard = |direction: &'_ Direction| match direction {
+                Direction::Open => Guard::Open,
+                Direction::Rules(_) => Guard::Closed,
+            };
+            let (mut egress, mut ingress) = (guard(&rules.egress), guard(&rules.ingress));
+            for (slot, direction) in
+                [(&mut egress, &rules.egress), (&mut ingress, &rules.ingress)]
+            {
+                let Direction::Rules(list) = direction else { continue };
+                let id = *ids.entry(list).or_insert_with(|| {
+                    let stamp = stamp(list, &self.sets);
+                    let program = Program::compile(list.clone(), &self.compiled.classes, stamp);
+                    programs.push(Arc::new(program));
+                    ProgramId(programs.len() as u32 - 1)
+                });
+                *slot = Guard::Program(id);
+            }
+            guards.insert(key.clone(), (egress, ingress));
+        }
+        self.compiled.programs = programs.into();
+        self.compiled.guards = guards;
+    }
+}
+
+/// Names what a list means: its rules, and the members of every set it refers to.
+fn stamp(list: &RuleList, sets: &BTreeMap<SetId, AddressSet>) -> u64 {
+    // Fixed keys, so that a restarted node gives equal content equal stamps.
+    let mut hasher = DefaultHasher::new();
+    list.hash(&mut hasher);
+    for rule in &list.rules {
+        for side in [&rule.matches.source, &rule.matches.destination] {
+            for id in set_ids(side) {
+                id.hash(&mut hasher);
+                if let Some(set) = sets.get(&id) {
+                    set.prefixes.hash(&mut hasher);
+                }
+            }
+        }
+    }
+    hasher.finish()
+}
+
+fn set_ids(side: &AddressMatch) -> impl Iterator<Item = SetId> {
+    side.all_of.iter().chain(side.any_of.iter().flatten()).chain(&side.none_of).copied()
+}
