@@ -73,7 +73,11 @@ impl Mode {
     }
 
     fn manifest(self) -> std::path::PathBuf {
-        cluster::manifest(&format!("ippool-{}.yaml", self.to_string().to_lowercase()))
+        cluster::manifest(match self {
+            Self::Always => "modes/ippool-always.yaml",
+            Self::CrossSubnet => "ippool.yaml",
+            Self::Never => "modes/ippool-never.yaml",
+        })
     }
 }
 

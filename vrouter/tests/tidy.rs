@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{fs, str};
 
+use fastpath::outcome::{DropReason, PuntReason};
+
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
 /// Which of our crates each of our crates may use, and must: DESIGN's arrows, exactly.
@@ -78,7 +80,6 @@ const BANNED: &[(&str, &str, &str)] = &[
     ("tod", "o!(", "the code"),
     ("unimplemen", "ted!(", "the code"),
     ("FIX", "ME", "the fix, or a comment that says what the limit is"),
-    ("black", "list", "deny list"),
     ("white", "list", "allow list"),
     ("/wo", "rk/", "a path relative to the repository"),
     ("/tmp", "/wt", "a path relative to the repository"),
@@ -405,6 +406,26 @@ fn every_make_target_the_readme_names_exists() {
         }
     }
     none("make targets named in README.md that do not exist", &offenders);
+}
+
+#[test]
+fn every_reason_has_a_sentence_for_the_operator() {
+    let drops = DropReason::ALL.iter().map(|reason| (reason.name(), reason.describe()));
+    let punts = PuntReason::ALL.iter().map(|reason| (reason.name(), reason.describe()));
+    let mut sentences = BTreeSet::new();
+    let mut offenders = Vec::new();
+    for (name, sentence) in drops.chain(punts) {
+        if !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') {
+            offenders.push(format!("{name}: names are lower case with hyphens"));
+        }
+        if sentence.split_whitespace().count() < 3 || sentence.ends_with('.') {
+            offenders.push(format!("{name}: \"{sentence}\" is no sentence for a table"));
+        }
+        if !sentences.insert(sentence) {
+            offenders.push(format!("{name}: \"{sentence}\" is another reason's sentence"));
+        }
+    }
+    none("reasons an operator could not act on", &offenders);
 }
 
 #[test]

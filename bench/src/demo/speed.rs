@@ -130,6 +130,7 @@ fn veth_pod(
     link::route(&netns, "default via 169.254.1.1 dev eth0")?;
     // The host answers for the gateway nobody has, as Calico's do.
     host.sysctl(&format!("net.ipv4.conf.{name}.proxy_arp"), "1")?;
+    host.sysctl(&format!("net.ipv4.neigh.{name}.proxy_delay"), "0")?;
     link::route(host, &format!("{address}/32 dev {name}"))?;
     Ok((netns, address))
 }

@@ -2,22 +2,7 @@
 //! rightly, no judge of sequence numbers.
 
 use super::Tick;
-
-/// IP protocol numbers that are tracked by more than their addresses.
-pub mod protocol {
-    /// ICMP for IPv4.
-    pub const ICMP: u8 = 1;
-    /// IPv4 in IPv4 (RFC 2003).
-    pub const IPIP: u8 = 4;
-    /// TCP.
-    pub const TCP: u8 = 6;
-    /// UDP.
-    pub const UDP: u8 = 17;
-    /// ICMP for IPv6.
-    pub const ICMPV6: u8 = 58;
-    /// SCTP.
-    pub const SCTP: u8 = 132;
-}
+use crate::wire::protocol;
 
 /// The TCP flag bits that matter here (RFC 9293 §3.1).
 pub mod flag {

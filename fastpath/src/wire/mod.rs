@@ -2,6 +2,9 @@
 
 pub mod checksum;
 pub mod ether;
+pub mod fragment;
+pub mod gro;
+pub mod gso;
 pub mod headers;
 pub mod ipip;
 pub mod offload;

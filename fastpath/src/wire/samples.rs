@@ -1,5 +1,8 @@
 //! Which packets do tests start from? Valid ones, built by another implementation (etherparse).
 
+use super::headers::{self, Headers};
+use super::{checksum, put16};
+use crate::packet::{Gso, Offload, Packet};
 use etherparse::{
     IpHeaders, IpNumber, Ipv4Header, Ipv4Options, Ipv6FlowLabel, Ipv6Header, PacketBuilder,
     PacketBuilderStep, TcpHeader,
@@ -248,4 +251,27 @@ pub(crate) fn assert_checksums(ip: &[u8]) {
         other => panic!("no transport header but {other:?}"),
     };
     assert_eq!(found, right, "transport checksum");
+}
+
+/// The recipe's packet as a device hands a super-packet over: its checksum partial, its offload
+/// header saying how to cut it; with the headers parsed from it.
+pub(crate) fn super_packet(r: &Recipe, size: u16) -> (Packet, Headers) {
+    let mut packet = Packet::from_bytes(&r.build());
+    let headers = headers::parse(packet.bytes()).expect("valid");
+    let (gso, csum_offset) = match (r.l4, r.v6) {
+        (L4::Tcp, false) => (Gso::Tcp4, 16),
+        (L4::Tcp, true) => (Gso::Tcp6, 16),
+        _ => (Gso::Udp, 6),
+    };
+    let sum = checksum::pseudo(&headers, checksum::l4_total(&headers));
+    put16(packet.bytes_mut(), usize::from(headers.l3_len + csum_offset), sum);
+    *packet.offload_mut() = Offload {
+        needs_checksum: true,
+        gso,
+        gso_size: size,
+        header_len: headers.payload_offset() as u16,
+        csum_start: headers.l3_len,
+        csum_offset,
+    };
+    (packet, headers)
 }
