@@ -65,7 +65,8 @@ impl Captures {
         }
         self.waiting.clear();
         for packet in packets {
-            self.waiting.push(Some(snapshot(packet, packet.in_port(), framing, time)));
+            let port = packet.in_port();
+            self.waiting.push(Some(snapshot(packet, port, framing(port), time)));
             let number = self.waiting.len() as u16 & NUMBER;
             packet.set_mark((packet.mark() & !NUMBER) | number);
         }
@@ -81,26 +82,26 @@ impl Captures {
         let Some(index) = usize::from(mark & NUMBER).checked_sub(1) else { return };
         if let Some(mut captured) = self.waiting.get_mut(index).and_then(Option::take) {
             captured.outcome = Some(outcome);
-            self.offer(captured);
+            self.offer(&captured);
         }
     }
 
     /// A packet goes out by a port.
     pub fn sent(&self, packet: &Packet, port: PortId, framing: Framing, time: Instant) {
-        let mut captured = snapshot(packet, port, |_| framing, time);
+        let mut captured = snapshot(packet, port, framing, time);
         captured.way = Way::Sent;
         captured.outcome = Some(Outcome::Forwarded);
-        self.offer(captured);
+        self.offer(&captured);
     }
 
     /// The batch is through: what has no outcome vanished into a super-packet.
     pub fn end(&mut self) {
         for captured in std::mem::take(&mut self.waiting).into_iter().flatten() {
-            self.offer(captured);
+            self.offer(&captured);
         }
     }
 
-    fn offer(&self, captured: Captured) {
+    fn offer(&self, captured: &Captured) {
         let ip = match captured.framing {
             Framing::Ip => Some(captured.bytes.as_slice()),
             Framing::Ethernet => captured.bytes.get(ether::LEN..),
@@ -114,17 +115,12 @@ impl Captures {
     }
 }
 
-fn snapshot(
-    packet: &Packet,
-    port: PortId,
-    framing: impl Fn(PortId) -> Framing,
-    time: Instant,
-) -> Captured {
+fn snapshot(packet: &Packet, port: PortId, framing: Framing, time: Instant) -> Captured {
     Captured {
         time,
         port,
         way: Way::Received,
-        framing: framing(port),
+        framing,
         len: packet.len(),
         bytes: packet.bytes().to_vec(),
         outcome: None,

@@ -215,8 +215,8 @@ impl<T> LocalTaps<T> {
     pub fn refresh(&mut self) {
         let version = self.shared.version.load(Ordering::Relaxed);
         if version != self.version {
-            self.open =
-                self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let open = self.shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+            self.open.clone_from(&open);
             self.version = version;
         }
     }
@@ -251,7 +251,10 @@ mod tests {
         for n in 0..3 {
             local.matching(PortId(1), None).for_each(|tap| tap.offer(n));
         }
-        assert_eq!((receiver.try_recv(), receiver.try_recv(), receiver.try_recv()), (Some(0), Some(1), None));
+        assert_eq!(
+            (receiver.try_recv(), receiver.try_recv(), receiver.try_recv()),
+            (Some(0), Some(1), None)
+        );
         assert!(receiver.is_finished() && receiver.lost() == 0);
         drop(receiver);
         local.refresh();

@@ -5,3 +5,4 @@ pub mod cni;
 pub mod datastore;
 pub mod hold;
 pub mod host;
+pub mod ipam;

@@ -160,12 +160,7 @@ impl ConnTable {
     }
 
     /// Changes a living connection; returns it, or `None` if there is none.
-    pub fn update(
-        &self,
-        key: &FlowKey,
-        now: Tick,
-        change: impl FnOnce(&mut Conn),
-    ) -> Option<Conn> {
+    pub fn update(&self, key: &FlowKey, now: Tick, change: impl FnOnce(&mut Conn)) -> Option<Conn> {
         let mut conn = self.map.get_mut(key)?;
         if now > conn.deadline(key) {
             return None;

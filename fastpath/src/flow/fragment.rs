@@ -190,10 +190,9 @@ impl Datagram {
             }
             (true, false) => self.pieces[at - 1].1 = end,
             (false, true) => self.pieces[at].0 = start,
-            (false, false) => self
-                .pieces
-                .try_insert(at, (start, end))
-                .map_err(|_| DropReason::FragmentTable)?,
+            (false, false) => {
+                self.pieces.try_insert(at, (start, end)).map_err(|_| DropReason::FragmentTable)?;
+            }
         }
         if !piece.more {
             self.total = Some(end);
@@ -260,7 +259,8 @@ mod tests {
         let mut table = table();
         let mut refused = 0;
         for n in 0..100 {
-            refused += usize::from(table.later(key(1), piece(2000 + 32 * n, 8, true), Tick(1)).is_err());
+            refused +=
+                usize::from(table.later(key(1), piece(2000 + 32 * n, 8, true), Tick(1)).is_err());
         }
         assert_eq!(refused, 100 - (PIECES - 1));
     }
@@ -271,7 +271,8 @@ mod tests {
         for id in 2..=4 {
             table.first(key(id), FACTS, piece(0, 8, true), Tick(0)).expect("room");
         }
-        let more = |table: &mut Fragments, id, now| table.first(key(id), FACTS, piece(0, 8, true), now);
+        let more =
+            |table: &mut Fragments, id, now| table.first(key(id), FACTS, piece(0, 8, true), now);
         assert_eq!(more(&mut table, 5, Tick(1)), Err(DropReason::FragmentTable));
         table.later(key(3), piece(8, 8, false), Tick(1)).expect("completes");
         assert_eq!(more(&mut table, 5, Tick(1)), Ok(()));

@@ -4,7 +4,6 @@
 use super::Tick;
 use crate::wire::protocol;
 
-
 /// The TCP flag bits that matter here (RFC 9293 §3.1).
 pub mod flag {
     /// The sender has finished.

@@ -1,5 +1,6 @@
 //! How do packets enter and leave? Through a [`Queue`]: one dynamic call per batch.
 
+pub mod fault;
 pub mod memory;
 pub mod netdev;
 pub mod packet_socket;

@@ -53,10 +53,8 @@ pub fn decide(view: &View<'_>, item: &mut Item, miss: &mut Miss) {
         return;
     }
     miss.judgement = Ends::find(view, item, miss).judge(view, item, miss);
-    let refused_by_rule = matches!(
-        miss.judgement.denied,
-        Some(DropReason::PolicyEgress | DropReason::PolicyIngress)
-    );
+    let refused_by_rule =
+        matches!(miss.judgement.denied, Some(DropReason::PolicyEgress | DropReason::PolicyIngress));
     if refused_by_rule && tcp::mid_stream(item.key.protocol(), item.headers.tcp_flags) {
         take_up(view, item, miss);
     }
@@ -116,9 +114,8 @@ impl<'a> Ends<'a> {
         let responder = endpoint_of(to_responder);
         // A workload that talks to itself is not judged.
         let itself = originator.is_some() && originator == responder;
-        let entry = |id: Option<EndpointId>| {
-            id.filter(|_| !itself).and_then(|id| view.tables.endpoint(id))
-        };
+        let entry =
+            |id: Option<EndpointId>| id.filter(|_| !itself).and_then(|id| view.tables.endpoint(id));
         Self {
             originator: entry(originator),
             responder: entry(responder),

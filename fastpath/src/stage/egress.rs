@@ -9,7 +9,6 @@ use crate::packet::{Gso, Packet};
 use crate::ports::Ports;
 use crate::punt::PuntFacts;
 use crate::trace::{Step, Trace};
-use crate::wire::headers::Family;
 use crate::wire::{ether, fragment, gso, ipip};
 
 /// Ends every item.
@@ -52,13 +51,7 @@ fn end(view: &View<'_>, state: &mut State, ports: &mut Ports, item: Item) {
 }
 
 /// Sends a packet whole, or in pieces where its port takes no more.
-fn send(
-    view: &View<'_>,
-    state: &mut State,
-    ports: &mut Ports,
-    item: Item,
-    exit: &Exit,
-) -> Outcome {
+fn send(view: &View<'_>, state: &mut State, ports: &mut Ports, item: Item, exit: &Exit) -> Outcome {
     let able = match item.packet.offload().gso {
         Gso::None => true,
         Gso::Tcp4 | Gso::Tcp6 => exit.abilities.tcp_segmentation && exit.tunnel.is_none(),
@@ -76,17 +69,13 @@ fn send(
     }
     let cut = cut(state, &item, mtu);
     state.pool.give(item.packet);
-    match cut {
-        Err(reason) => {
-            let State { pieces, pool, .. } = state;
-            pieces.drain(..).for_each(|piece| pool.give(piece));
-            Outcome::Dropped(reason)
-        }
-        Ok(()) => {
-            emit_pieces(view, state, ports, exit);
-            Outcome::Forwarded
-        }
+    if let Err(reason) = cut {
+        let State { pieces, pool, .. } = state;
+        pieces.drain(..).for_each(|piece| pool.give(piece));
+        return Outcome::Dropped(reason);
     }
+    emit_pieces(view, state, ports, exit);
+    Outcome::Forwarded
 }
 
 /// Cuts a packet into pieces of at most `mtu` bytes: into segments, then, where datagrams are
@@ -192,7 +181,9 @@ fn steps(item: &Item) -> Vec<Step> {
     ];
     let denied = match item.fate {
         Fate::Drop(
-            reason @ (DropReason::PolicyEgress | DropReason::PolicyIngress | DropReason::NoPolicyYet),
+            reason @ (DropReason::PolicyEgress
+            | DropReason::PolicyIngress
+            | DropReason::NoPolicyYet),
         ) => Some(reason),
         _ => None,
     };

@@ -16,13 +16,7 @@ use crate::wire::{checksum, ether, gro, ipip, offload, protocol};
 use std::net::IpAddr;
 
 /// Makes items of a batch's packets; ends the stay of those that are none.
-pub fn run(
-    view: &View<'_>,
-    state: &mut State,
-    batch: &mut Batch,
-    items: &mut Items,
-    entry: Entry,
-) {
+pub fn run(view: &View<'_>, state: &mut State, batch: &mut Batch, items: &mut Items, entry: Entry) {
     if entry == Entry::Device {
         unframe_all(view, state, batch);
     }
@@ -143,6 +137,9 @@ fn examine(
         return Ok((headers, PortRole::Unused));
     }
     let port = view.tables.port(packet.in_port()).ok_or(DropReason::PortGone)?;
+    if port.role == PortRole::Unused {
+        return Err(DropReason::PortGone.into());
+    }
     if let PortRole::Pod(endpoint) = port.role {
         check_pod(view, packet, &headers, endpoint)?;
     }

@@ -265,12 +265,10 @@ impl State {
         let (packet, outcome) = match fate {
             Fate::Onward => (packet, Outcome::Dropped(DropReason::NoRoute)),
             Fate::Drop(reason) => (packet, Outcome::Dropped(reason)),
-            Fate::Punt(reason) => {
-                match self.punts.send(PuntFacts { reason, ..facts }, packet) {
-                    Ok(()) => return Outcome::Punted(reason),
-                    Err(packet) => (packet, Outcome::Dropped(DropReason::PuntRing)),
-                }
-            }
+            Fate::Punt(reason) => match self.punts.send(PuntFacts { reason, ..facts }, packet) {
+                Ok(()) => return Outcome::Punted(reason),
+                Err(packet) => (packet, Outcome::Dropped(DropReason::PuntRing)),
+            },
         };
         self.pool.give(packet);
         outcome

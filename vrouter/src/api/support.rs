@@ -43,7 +43,6 @@ const GAPS: &[Gap] = &[
         "spec.natOutgoing",
         "accepted, not in force yet: pods leave the pools with their own address",
     ),
-    warn(Kind::IpPool, "spec.namespaceSelector", LATER),
     refuse(
         Kind::BgpConfiguration,
         "spec.nodeMeshPassword",
