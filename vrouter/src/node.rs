@@ -108,7 +108,10 @@ fn lock(run_dir: &Path) -> anyhow::Result<Flock<File>> {
     let path = run_dir.join("lock");
     let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
-        anyhow::anyhow!("{}: another `vrouter run` has this run directory ({error})", path.display())
+        anyhow::anyhow!(
+            "{}: another `vrouter run` has this run directory ({error})",
+            path.display()
+        )
     })
 }
 
@@ -190,8 +193,7 @@ fn node_address(
             let netlink = std::cell::RefCell::new(netlink);
             let source = |to: IpAddr| netlink.borrow_mut().lookup_route(to).ok()??.source;
             let lookups = Lookups { resolve: &resolve, source: &source, internal_ip: None };
-            let found =
-                autodetect::detect(&config.autodetection, Family::V4, kernel, &lookups)?;
+            let found = autodetect::detect(&config.autodetection, Family::V4, kernel, &lookups)?;
             tracing::info!(address = %found.net, interface = %found.interface, "{}", found.reason);
             Ok(Some(found.net))
         }
