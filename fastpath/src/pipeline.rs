@@ -232,6 +232,11 @@ impl Pipeline {
         &self.state.conns
     }
 
+    /// Slots that are nobody's at the moment.
+    pub fn commons(&self) -> &Arc<Commons> {
+        &self.commons
+    }
+
     /// Where traces are opened.
     pub fn traces(&self) -> &Arc<Taps<Trace>> {
         &self.traces

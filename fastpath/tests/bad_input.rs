@@ -114,7 +114,11 @@ fn tunnels() {
     }
     let congested = wired(&edit(ipip(FAR_NODE, NODE, &inner), |p| p[1] = 3));
     check(UPLINK, &congested, DropReason::TunnelEcn);
-    let piece = wired(&edit(ipip(FAR_NODE, NODE, &inner), |p| p[6] = 0x20));
+    let aligned = udp_with(FAR, A, (1, 2), b"four");
+    let piece = wired(&edit(ipip(FAR_NODE, NODE, &aligned)[..48].to_vec(), |p| {
+        p[3] = 44;
+        p[6] = 0x20;
+    }));
     check(UPLINK, &piece, DropReason::TunnelFragment);
     let no_inner = wired(&edit(ipip(FAR_NODE, NODE, &inner)[..30].to_vec(), |p| p[3] = 30));
     check(UPLINK, &no_inner, DropReason::TunnelInner);

@@ -320,6 +320,7 @@ fn send_by(other: &mut Pipeline, world: &mut World, port: PortId, bytes: &[u8]) 
     other.run(current, &mut batch, Entry::Device, &mut world.ports, world.now);
     let (pool, counters) = other.parts();
     world.ports.flush(pool, counters);
+    world.devices.iter().for_each(|device| drop(device.take()));
     let mut after = Counters::default();
     after.add(other.counters());
     difference(&after, &before)

@@ -183,11 +183,7 @@ fn a_partial_checksum_is_finished_before_a_wire_and_kept_between_pods() {
 fn fragments_follow_the_first_ones_verdict() {
     let mut world = World::new();
     world.programs(vec![program(Verdict::Allow, 17, Some(53), 10, 1)]);
-    world.guard(
-        EndpointId(1),
-        Guard::Open,
-        fastpath::tables::Guard::Program(fastpath::tables::ProgramId(0)),
-    );
+    world.guard(EndpointId(1), Guard::Open, guarded(0));
     let good = pieces(&large_udp(B, 4000), 1500);
     assert_eq!(good.len(), 3);
     let early = world.send(POD_A, &good[1]);
@@ -242,15 +238,17 @@ fn overlapping_tiny_and_late_fragments_are_refused() {
 #[test]
 fn fragments_of_replies_and_of_tunnelled_packets_follow_too() {
     let mut world = World::new();
-    let asked = edit(udp(FAR, A, (53, 1000)), |_| {});
-    world.send(UPLINK, &wired(&ipip(FAR_NODE, NODE, &asked)));
-    world.guard(EndpointId(0), Guard::Closed, Guard::Open);
-    let datagram = edit(udp_with(FAR, A, (53, 1000), &[7; 3000]), |p| {
-        p[4..6].copy_from_slice(&[3, 4]);
-        p[6] = 0;
-    });
-    for piece in pieces(&datagram, 1480) {
-        let happened = world.send(UPLINK, &wired(&ipip(FAR_NODE, NODE, &piece)));
-        assert_eq!(happened.outcome(), Outcome::Dropped(DropReason::NoPolicyYet), "not A's own");
+    world.guard(EndpointId(0), Guard::Open, Guard::Closed);
+    world.send(POD_A, &udp(A, FAR, (1000, 53)));
+    let closed = Outcome::Dropped(DropReason::NoPolicyYet);
+    for (l4_port, outcome) in [(1000, Outcome::Forwarded), (1001, closed)] {
+        let datagram = edit(udp_with(FAR, A, (53, l4_port), &[7; 3000]), |p| {
+            p[4..6].copy_from_slice(&l4_port.to_be_bytes());
+            p[6] = 0;
+        });
+        for piece in pieces(&datagram, 1480) {
+            let happened = world.send(UPLINK, &wired(&ipip(FAR_NODE, NODE, &piece)));
+            assert_eq!(happened.outcome(), outcome, "to port {l4_port}");
+        }
     }
 }

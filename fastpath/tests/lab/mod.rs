@@ -146,6 +146,11 @@ impl World {
     }
 
     pub(crate) fn with_connections(connections: usize) -> Self {
+        Self::build(connections, false)
+    }
+
+    /// A world whose devices forget what they are given, if they `discard`.
+    pub(crate) fn build(connections: usize, discard: bool) -> Self {
         let now = Instant::now();
         let (pipeline, punts) = Pipeline::standalone(connections, now);
         let mut ports = Ports::new();
@@ -158,8 +163,14 @@ impl World {
             } else {
                 Abilities { checksum: true, tcp_segmentation: true, udp_segmentation: true }
             };
-            let config =
-                MemoryConfig { port, framing, abilities, capacity: 256, ..MemoryConfig::default() };
+            let config = MemoryConfig {
+                port,
+                framing,
+                abilities,
+                capacity: 256,
+                discard,
+                ..MemoryConfig::default()
+            };
             let (device, queue) = memory::pair(config);
             ports.attach(Box::new(queue));
             devices.push(device);
@@ -237,13 +248,18 @@ impl World {
 
     pub(crate) fn inject(&mut self, inject: Inject) -> Happened {
         let before = self.counters();
+        self.inject_quietly(inject);
+        let happened = self.collect(&before);
+        assert_eq!(happened.counters.injected, 1);
+        happened
+    }
+
+    /// Hands a packet down and looks at nothing.
+    pub(crate) fn inject_quietly(&mut self, inject: Inject) {
         let current = (&self.tables, Generation(self.generation));
         self.pipeline.inject(current, inject, &mut self.ports, self.now);
         let (pool, counters) = self.pipeline.parts();
         self.ports.flush(pool, counters);
-        let happened = self.collect(&before);
-        assert_eq!(happened.counters.injected, 1);
-        happened
     }
 
     fn collect(&mut self, before: &Counters) -> Happened {
