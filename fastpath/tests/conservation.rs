@@ -58,7 +58,7 @@ fn ip() -> impl Strategy<Value = Vec<u8>> {
         }
         edit(p, |p| {
             p[5] = id;
-            p[6..8].copy_from_slice(&(at * 8 | if more { 0x2000 } else { 0 }).to_be_bytes());
+            p[6..8].copy_from_slice(&((at * 8) | if more { 0x2000 } else { 0 }).to_be_bytes());
         })
     });
     let tunnelled = (plain.clone(), address(), any::<bool>()).prop_map(|(p, from, right)| {

@@ -311,7 +311,7 @@ fn an_established_connection_outlives_an_hour_of_rare_packets() {
         assert_eq!(happened.counters.opened, 0);
     }
     world.send(POD_B, &tcp(B, A, (80, 1), FIN));
-    world.advance(Duration::from_secs(60));
+    world.advance(Duration::from_mins(1));
     let anew = world.send(POD_A, &tcp(A, B, (1, 80), SYN));
     assert_eq!(anew.counters.opened, 1);
 }

@@ -360,6 +360,6 @@ fn udp_is_judged_by_who_spoke_first() {
     assert_eq!(world.send(POD_B, &answer).outcome(), INGRESS);
     world.send(POD_A, &udp(A, B, (1000, 53)));
     assert_eq!(world.send(POD_B, &answer).outcome(), Outcome::Forwarded);
-    world.advance(Duration::from_secs(300));
+    world.advance(Duration::from_mins(5));
     assert_eq!(world.send(POD_B, &answer).outcome(), INGRESS);
 }

@@ -201,7 +201,7 @@ fn fragments_follow_the_first_ones_verdict() {
         .map(|piece| {
             edit(piece.clone(), |p| {
                 p[5] = 9;
-                if p[6] & 0x1f == 0 && p[7] == 0 {
+                if p[6] & 0x1f | p[7] == 0 {
                     p[23] = 54;
                 }
             })

@@ -117,7 +117,7 @@ impl Happened {
             (n, 0, 0) if n > 0 => Outcome::Forwarded,
             (0, 1, 0) => Outcome::Punted(*c.punts.keys().next().expect("one")),
             (0, 0, 1) => Outcome::Dropped(*c.drops.keys().next().expect("one")),
-            other => panic!("not one outcome: {other:?}"),
+            other => unreachable!("not one outcome: {other:?}"),
         }
     }
 
@@ -125,7 +125,7 @@ impl Happened {
     pub(crate) fn only(&self) -> (PortId, &[u8], &Offload) {
         match self.out.as_slice() {
             [(port, bytes, offload)] => (*port, bytes, offload),
-            other => panic!("{} packets came out: {:?}", other.len(), self.counters),
+            other => unreachable!("{} packets came out: {:?}", other.len(), self.counters),
         }
     }
 }
@@ -464,7 +464,7 @@ pub(crate) fn tcp_with(
             'A' => builder.ack(1),
             'F' => builder.fin(),
             'R' => builder.rst(),
-            other => panic!("no flag {other}"),
+            other => unreachable!("no flag {other}"),
         };
     }
     let mut bytes = Vec::new();
