@@ -2,7 +2,8 @@
 
 use crate::api::node::NodeBgp;
 use crate::api::{self, IpPool, IpPoolSpec};
-use crate::cni;
+use crate::cni::handler::NodeHandler;
+use crate::cni::server::CniServer;
 use crate::config::{AddressSource, NodeConfig};
 use crate::control::event::Event;
 use crate::control::keeper::Keeper;
@@ -96,9 +97,9 @@ pub fn run(config: NodeConfig) -> anyhow::Result<()> {
     let mut control = Control::new(parts, Instant::now());
     let records = Records::open(&config.run_dir)?;
     control.take_over(&records)?;
-    serve(&config, &store, &keeper, records, &sender)?;
+    let cni = serve(&config, &store, &keeper, records, &sender)?;
     control.run();
-    drop(watch);
+    drop((cni, watch));
     Ok(())
 }
 
@@ -280,7 +281,8 @@ fn default_pool(store: &dyn Datastore, config: &NodeConfig) -> anyhow::Result<()
 /// Allocates the node's tunnel address, once, and writes it to its Node object; `None` where no
 /// pool has one to give.
 pub(crate) fn tunnel_address(store: &dyn Datastore, me: &str) -> anyhow::Result<Option<Ipv4Addr>> {
-    let Some(address) = Ipam::new(store, me).ensure_tunnel_address()? else { return Ok(None) };
+    let ipam = Ipam::new(store, me).with_selector(&crate::selects);
+    let IpAddr::V4(address) = ipam.ensure_tunnel_address()?.address else { return Ok(None) };
     change_node(store, me, |node| {
         node.spec.bgp.get_or_insert_with(NodeBgp::default).ipv4_ipip_tunnel_addr = Some(address);
     })?;
@@ -294,20 +296,19 @@ fn serve(
     keeper: &Arc<Keeper>,
     records: Records,
     sender: &Sender<Event>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<CniServer> {
     let events = sender.clone();
     socket::serve(&config.run_dir.join("vrouter.sock"), move |request, reply| {
         events.send(Event::Operator(request, reply)).is_ok()
     })
     .context("open the operator socket")?;
-    let handler = cni::handler::NodeHandler::new(
+    let handler = NodeHandler::new(
         Arc::clone(config),
         Arc::clone(store),
         Arc::clone(keeper),
         records,
         sender.clone(),
     );
-    cni::server::serve(&config.run_dir.join("cni.sock"), Arc::new(handler))
-        .context("open the CNI socket")?;
-    Ok(())
+    CniServer::start(&config.run_dir.join("cni.sock"), Arc::new(handler))
+        .context("open the CNI socket")
 }

@@ -7,7 +7,7 @@ use fastpath::io::packet_socket::PacketQueue;
 use fastpath::io::steer::{Steer, Take, UplinkMode};
 use fastpath::io::uplink::nft::NftDrop;
 use fastpath::io::uplink::{
-    Sets, Uplink, UplinkControl, UplinkIo, UplinkOptions, open_uplink, open_veth_pod,
+    Sets, Uplink, UplinkControl, UplinkError, UplinkIo, UplinkOptions, open_uplink, open_veth_pod,
 };
 use fastpath::io::xdp::XdpQueue;
 use fastpath::io::{Framing, QueueError};
@@ -48,7 +48,7 @@ impl Link {
         let (router, peer) = (Netns::new(&format!("{tag}r")), Netns::new(&format!("{tag}p")));
         router.ip(&format!(
             "link add up0 {options} type veth peer name up0 {options} netns {}",
-            peer.0
+            peer.name()
         ));
         for (netns, address) in [(&router, ROUTER), (&peer, NODE)] {
             netns.ip("link set up0 addrgenmode none up");
@@ -66,9 +66,9 @@ impl Link {
         (driver, control, Facts { mode, notes, mac, mtu, is_veth, partial_checksums })
     }
 
-    fn try_open(&self, io: UplinkIo, sets: Sets) -> Result<Uplink, String> {
+    fn try_open(&self, io: UplinkIo, sets: Sets) -> Result<Uplink, UplinkError> {
         let options = UplinkOptions { interface: "up0".to_owned(), io, sets, kept: None };
-        self.router.within(|| open_uplink(PortId(3), options)).map_err(|e| e.to_string())
+        self.router.within(|| open_uplink(PortId(3), options))
     }
 
     /// Sends and sees everything on the peer's end.
@@ -330,7 +330,7 @@ fn a_foreign_program_leads_to_the_packet_socket_with_the_reason() {
     for (note, mode) in uplink.notes.iter().zip(["xdp-native", "xdp-generic"]) {
         assert!(note.starts_with(mode) && note.contains("another XDP program"), "{note}");
     }
-    let refused = link.try_open(UplinkIo::Xdp, sets()).err().expect("refused");
+    let refused = link.try_open(UplinkIo::Xdp, sets()).err().expect("refused").to_string();
     assert!(refused.contains("up0") && refused.contains("another XDP program"), "{refused}");
     drop(alien);
 }
@@ -351,14 +351,15 @@ fn devices_that_xdp_does_not_suit_get_a_packet_socket() {
             sets: sets(),
             ..UplinkOptions::default()
         };
-        link.router.within(|| open_uplink(PortId(1), options)).map_err(|e| e.to_string())
+        link.router.within(|| open_uplink(PortId(1), options))
     };
+    let refusal = |interface| open(interface).err().expect("refused").to_string();
     let uplink = open("br0").expect("a packet socket");
     assert_eq!(uplink.mode, UplinkMode::PacketSocket);
     assert!(uplink.notes[0].contains("bridge") && !uplink.is_veth);
-    assert!(open("none0").err().expect("refused").contains("none0"));
+    assert!(refusal("none0").contains("none0"));
     link.router.ip("tuntap add tun0 mode tun");
-    assert!(open("tun0").err().expect("refused").contains("no Ethernet device"));
+    assert!(refusal("tun0").contains("no Ethernet device"));
 }
 
 #[test]

@@ -11,13 +11,15 @@ use fastpath::tables::Tunnels;
 use fastpath::tables::port::PortRole;
 use ipnet::IpNet;
 use slowpath::rib::table::{Source, Via};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Opening uplinks changes the ports, which changes next hops; twice is enough to settle.
 const ROUNDS: usize = 3;
+/// How long a worker may take to let go of a port.
+const DETACH_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Control {
     /// Compiles what is dirty and publishes one new generation.
@@ -202,7 +204,7 @@ impl Control {
     /// Closes a pod's port; false if there is none of that name.
     pub(super) fn detach(&mut self, name: &str) -> bool {
         let Some(workload) = self.workloads.remove(name) else { return false };
-        self.router.detach(workload.port);
+        self.router.detach(workload.port, DETACH_PATIENCE);
         self.uplinks.close_pod(name);
         self.ports.remove(workload.port);
         self.dirty.workloads = true;
@@ -219,7 +221,7 @@ impl Control {
             self.detach(&name);
             return;
         }
-        self.router.detach(port);
+        self.router.detach(port, DETACH_PATIENCE);
         self.ports.remove(port);
         self.uplinks.forget(port);
         self.host.forget(port);

@@ -2,6 +2,7 @@
 
 use super::Control;
 use super::holds::Held;
+use crate::host::netlink::NeighbourState;
 use fastpath::outcome::PuntReason;
 use fastpath::packet::Packet;
 use fastpath::punt::{Inject, Punt};
@@ -99,7 +100,7 @@ impl Control {
                     let (packet, in_port) = (held.packet, held.in_port);
                     self.router.inject(Inject::Resume { packet, in_port });
                 }
-            } else if neighbour.state.is_failed() {
+            } else if neighbour.state == NeighbourState::Failed {
                 for held in self.holds.release(key) {
                     self.refuse_held(held, now);
                 }

@@ -3,7 +3,7 @@
 use crate::api::Key;
 use fastpath::packet::PortId;
 use ipnet::IpNet;
-use policy::WorkloadKey;
+use policy::model::WorkloadKey;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
