@@ -33,3 +33,9 @@ pub const EXTENSION_HEADERS: usize = 8;
 pub const FRAGMENTED_DATAGRAMS: usize = 4_096;
 /// Smallest segment size an offload header of a pod may ask for (bytes of payload).
 pub const GSO_SIZE_MIN: u16 = 256;
+/// Packets waiting to be sent through a worker's queue by other workers.
+pub const LANE_RING: usize = 1_024;
+/// Connections looked at per round for being idle too long.
+pub const EXPIRIES_PER_ROUND: usize = 64;
+/// Records of a trace or capture waiting for whoever asked for them.
+pub const TAP_RING: usize = 4_096;

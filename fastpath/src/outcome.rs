@@ -58,6 +58,7 @@ reasons! {
         Ipv6PayloadLength = "ipv6-payload-length", "the IPv6 payload length does not fit the packet";
         Ipv6Extensions = "ipv6-extensions", "the IPv6 extension headers are malformed or too many";
         L4Truncated = "l4-truncated", "the packet ends inside its TCP, UDP, SCTP or ICMP header";
+        L4Length = "l4-length", "the TCP data offset or the UDP length is below its minimum or does not fit the packet";
         SourceInvalid = "source-invalid", "the source is a multicast, broadcast, loopback or unspecified address";
         DestinationInvalid = "destination-invalid", "the destination is an address that no router forwards to";
         SourceSpoofed = "source-spoofed", "a pod sent with a source address that is not its own";
@@ -67,11 +68,14 @@ reasons! {
         OffloadKind = "offload-kind", "the offload header contradicts the packet's own headers";
         FragmentOverlap = "fragment-overlap", "a fragment overlaps another of its datagram";
         FragmentTiny = "fragment-tiny", "a first fragment too small to hold its transport header";
+        FragmentRange = "fragment-range", "a fragment is no multiple of 8 bytes or ends beyond the longest packet";
         FragmentNoFirst = "fragment-no-first", "a later fragment whose first was never seen (or is too long ago)";
         FragmentTable = "fragment-table-full", "too many fragmented datagrams at once";
         TunnelPeer = "tunnel-peer", "IPIP from an address that is no node";
         TunnelFromPod = "tunnel-from-pod", "a pod sent IPIP";
         TunnelNested = "tunnel-nested", "IPIP inside IPIP";
+        TunnelInner = "tunnel-inner", "what IPIP carries is not an IPv4 packet";
+        TunnelFragment = "tunnel-fragment", "a fragment of an IPIP packet (tunnels are not reassembled)";
         TunnelInnerLocal = "tunnel-inner-local", "the inner source of a tunnelled packet is an address of this node";
         TunnelNotLocal = "tunnel-not-local", "IPIP whose outer destination is not this node";
         TunnelEcn = "tunnel-ecn", "congestion was marked on the outer header of a packet whose inner one can't carry it (RFC 6040)";

@@ -1,5 +1,16 @@
 //! How do packets enter and leave? Through a [`Queue`]: one dynamic call per batch.
 
+pub mod fault;
+pub mod memory;
+pub mod netdev;
+pub mod packet_socket;
+pub mod pcap;
+pub mod steer;
+pub mod tun;
+pub mod uplink;
+mod vnet;
+pub mod xdp;
+
 use crate::batch::Batch;
 use crate::outcome::DropReason;
 use crate::packet::{Pool, PortId};

@@ -1,0 +1,268 @@
+//! How does what is dirty become a generation in force? The one place that publishes.
+
+use super::ports::{self, Port, endpoint_of};
+use super::topology::{kernel_routes, topology};
+use super::workloads::{Attach, PodPort, Workload};
+use super::{Control, Dirty, LIVE_PATIENCE, Waiting, assemble, bgp, convert, routing};
+use crate::host::pod;
+use fastpath::io::{Queue, QueueError, tun::TunQueue};
+use fastpath::packet::PortId;
+use fastpath::tables::Tunnels;
+use fastpath::tables::port::PortRole;
+use ipnet::IpNet;
+use slowpath::rib::table::{Source, Via};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Opening uplinks changes the ports, which changes next hops; twice is enough to settle.
+const ROUNDS: usize = 3;
+/// How long a worker may take to let go of a port.
+const DETACH_PATIENCE: Duration = Duration::from_secs(2);
+
+impl Control {
+    /// Compiles what is dirty and publishes one new generation.
+    pub(super) fn flush(&mut self, now: Instant) {
+        let dirty = std::mem::take(&mut self.dirty);
+        self.flush_sources(dirty);
+        for _ in 0..ROUNDS {
+            if dirty.kernel || dirty.ports || dirty.world || self.dirty.ports {
+                let hidden = self.host.links(&self.kernel);
+                self.topology = topology(&self.kernel, &self.ports.uplinks(), &hidden);
+            }
+            self.dirty.ports = false;
+            self.routing.flush(&self.topology);
+            if !self.open_uplinks() {
+                break;
+            }
+        }
+        if dirty.policy || dirty.workloads {
+            self.policy.flush();
+        }
+        let parts = self.routing.flush(&self.topology);
+        let tables = assemble::assemble(
+            parts,
+            self.policy.tables(),
+            &self.ports,
+            &self.workloads,
+            &self.tunnels,
+        );
+        self.generation = self.router.publish(tables);
+        for waiting in &mut self.waiting {
+            // Asked for before this flush: this is the first generation that holds it.
+            waiting.generation = waiting.generation.min(self.generation);
+        }
+        self.follow_neighbours();
+        self.resume_held(now);
+    }
+
+    fn flush_sources(&mut self, dirty: Dirty) {
+        if dirty.kernel || dirty.ports {
+            let hidden = self.host.links(&self.kernel);
+            let mut routes = kernel_routes(&self.kernel, &hidden);
+            for gateway in [IpAddr::V4(pod::GATEWAY_V4), IpAddr::V6(pod::GATEWAY_V6)] {
+                routes.local.insert(IpNet::from(gateway), Via::Router);
+            }
+            // The tunnel address is on both doors, which are hidden from routing.
+            self.glean_again();
+            routes.connected.extend(self.gleaned.clone());
+            self.routing.table.replace(Source::Local, routes.local);
+            self.routing.table.replace(Source::Connected, routes.connected);
+            self.routing.table.replace(Source::Kernel, routes.other);
+        }
+        if dirty.world || dirty.kernel {
+            self.flush_world(dirty.world);
+        }
+        if dirty.workloads {
+            let routes = self
+                .workloads
+                .iter()
+                .flat_map(|w| {
+                    let via = Via::Endpoint(endpoint_of(w.port));
+                    w.record.addresses.iter().map(move |a| (IpNet::from(*a), via.clone()))
+                })
+                .collect();
+            self.routing.table.replace(Source::Workload, routes);
+        }
+    }
+
+    fn flush_world(&mut self, world: bool) {
+        let routes = routing::block_routes(&self.world, &self.me);
+        self.routing.table.replace(Source::OwnBlock, routes.own);
+        self.routing.table.replace(Source::Block, routes.others);
+        let local = self.my_node_address();
+        if self.tunnels.local != local || self.tunnels.peers != routes.tunnel_peers {
+            self.tunnels = Arc::new(Tunnels { local, peers: routes.tunnel_peers });
+        }
+        if let Some(v4) = local {
+            self.answerer.set_addresses(v4, self.my_v6());
+        }
+        self.steer_uplinks();
+        if world {
+            self.ensure_host_doors();
+            self.want_tunnel_address();
+        }
+        let desired = bgp::desired(&self.world, &self.me, &self.config, &routes.announced);
+        for note in &desired.notes {
+            if !self.bgp.notes.contains(note) {
+                tracing::warn!("{note}");
+            }
+        }
+        if let Some(speaker) = &self.speaker {
+            if let Some(global) = &desired.global
+                && self.bgp.global.as_ref() != Some(global)
+            {
+                speaker.set_global(global.clone());
+            }
+            if desired.peers != self.bgp.peers {
+                speaker.set_peers(desired.peers.clone());
+            }
+            if desired.originated != self.bgp.originated {
+                speaker.set_originated(desired.originated.clone());
+            }
+        }
+        self.bgp = desired;
+    }
+
+    /// This node's IPv4 address, by its Node object.
+    pub(super) fn my_node_address(&self) -> Option<std::net::Ipv4Addr> {
+        let me = self.world.nodes().find(|node| node.name == self.me)?;
+        me.v4.map(|net| net.addr())
+    }
+
+    fn my_v6(&self) -> std::net::Ipv6Addr {
+        let v6 = self.world.nodes().find(|node| node.name == self.me).and_then(|node| node.v6);
+        match v6 {
+            Some(IpNet::V6(net)) => net.addr(),
+            _ => pod::GATEWAY_V6,
+        }
+    }
+
+    /// Puts a pod's port into the tables; the caller hears when every worker has it.
+    pub(super) fn attach(&mut self, attach: Attach) {
+        let Attach { record, tun, resource, reply } = attach;
+        self.detach(&record.port);
+        let (mode, queues, link, partial) = match (record.kind, tun) {
+            (PodPort::Tun, Some(fd)) => {
+                let open = |port| Ok(vec![Box::new(TunQueue::new(port, fd)) as Box<dyn Queue>]);
+                ("tun".to_owned(), Box::new(open) as OpenPort<'_>, None, false)
+            }
+            (PodPort::Veth, None) => {
+                let name = record.port.clone();
+                let holder = &mut self.uplinks;
+                let open = move |port| holder.open_pod(port, &name);
+                ("xdp".to_owned(), Box::new(open) as OpenPort<'_>, record.host_link, true)
+            }
+            _ => {
+                let _ = reply.send(Err("a TUN port needs its descriptor, a veth none".into()));
+                return;
+            }
+        };
+        let mut entry = ports::ip_entry(PortRole::Unused, record.mtu);
+        if record.kind == PodPort::Veth {
+            entry.framing = fastpath::io::Framing::Ethernet;
+            entry.mac = pod::HOST_MAC.0;
+            entry.partial_checksums = partial;
+        }
+        let port = Port { name: record.port.clone(), entry, link, mode, notes: Vec::new() };
+        let id = match self.ports.add(port) {
+            Ok(id) => id,
+            Err(full) => {
+                let _ = reply.send(Err(full.to_string()));
+                return;
+            }
+        };
+        let opened = queues(id);
+        match opened {
+            Ok(queues) => self.router.attach(id, queues),
+            Err(text) => {
+                self.ports.remove(id);
+                let _ = reply.send(Err(text));
+                return;
+            }
+        }
+        if let Some(port) = self.ports.get_mut(id) {
+            port.entry.role = PortRole::Pod(endpoint_of(id));
+        }
+        let granted = convert::granted_sources(&resource);
+        let key = convert::workload_key(&resource.key());
+        let mac = record.mac;
+        let resource_key = resource.key();
+        self.workloads.insert(Workload { key, resource: resource_key, port: id, record, granted, mac });
+        self.learn(resource);
+        self.dirty.workloads = true;
+        self.dirty.policy = true;
+        self.dirty.ports = true;
+        self.waiting.push(Waiting {
+            generation: fastpath::publish::Generation(u64::MAX),
+            until: Instant::now() + LIVE_PATIENCE,
+            reply,
+        });
+    }
+
+    /// Closes a pod's port; false if there is none of that name.
+    pub(super) fn detach(&mut self, name: &str) -> bool {
+        let Some(workload) = self.workloads.remove(name) else { return false };
+        self.router.detach(workload.port, DETACH_PATIENCE);
+        self.uplinks.close_pod(name);
+        self.ports.remove(workload.port);
+        self.dirty.workloads = true;
+        self.dirty.ports = true;
+        self.dirty.policy = true;
+        true
+    }
+
+    /// A queue reported that its device is gone or broken.
+    pub(super) fn port_closed(&mut self, port: PortId, error: QueueError) {
+        let Some(name) = self.ports.get(port).map(|p| p.name.clone()) else { return };
+        tracing::warn!(port = %name, %error, "a port closed");
+        if self.workloads.get(&name).is_some() {
+            self.detach(&name);
+            return;
+        }
+        self.router.detach(port, DETACH_PATIENCE);
+        self.ports.remove(port);
+        self.uplinks.forget(port);
+        self.host.forget(port);
+        self.dirty.ports = true;
+        self.dirty.kernel = true;
+    }
+
+    /// Asks the kernel to keep the neighbours resolved that next hops need.
+    fn follow_neighbours(&mut self) {
+        let wanted = self.routing.resolved().neighbours.clone();
+        for (link, address) in wanted.difference(&self.neighbours) {
+            if let Err(error) = self.netlink.manage_neighbour(*link, *address) {
+                tracing::warn!(%address, %error, "the kernel won't keep a neighbour resolved");
+            }
+        }
+        let gone: Vec<_> = self.neighbours.difference(&wanted).copied().collect();
+        for (link, address) in gone {
+            // Back to an ordinary entry: the node's own traffic may still need it.
+            let _ = self.netlink.delete_neighbour(link, address);
+        }
+        self.neighbours = wanted;
+    }
+
+    /// Subnets' own neighbours that were asked for and answered stay host routes while the kernel
+    /// knows their MAC address.
+    fn glean_again(&mut self) {
+        let usable: BTreeSet<_> = self
+            .kernel
+            .neighbours
+            .iter()
+            .filter(|(_, n)| n.state.is_usable() && n.mac.is_some())
+            .map(|(key, _)| *key)
+            .collect();
+        self.gleaned.retain(|prefix, via| match via {
+            Via::Gateways(hops) => hops
+                .iter()
+                .all(|h| h.link.is_some_and(|link| usable.contains(&(link, prefix.addr())))),
+            _ => false,
+        });
+    }
+}
+
+type OpenPort<'a> = Box<dyn FnOnce(PortId) -> Result<Vec<Box<dyn Queue>>, String> + 'a>;
+
