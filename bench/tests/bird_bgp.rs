@@ -301,3 +301,50 @@ fn bird_asks_for_our_routes_again_and_we_for_his() {
     assert!(ours(&pair));
     assert_eq!(pair.peer().flaps, 0);
 }
+
+#[test]
+fn a_session_over_ipv6_carries_both_families() {
+    let session = "local fd44::2 as 65001; neighbor fd44::1 as 64512;";
+    let bird = config(session, "", ROUTES).replace(
+        "import all; export all; next hop self;",
+        "import all; export all; next hop address 10.44.0.2;",
+    );
+    let peer = PeerConfig {
+        address: ip("fd44::2"),
+        local_address: Some(ip("fd44::1")),
+        next_hop_ipv4: Some(Ipv4Addr::new(10, 44, 0, 1)),
+        next_hop_ipv6: None,
+        ..peer(65001)
+    };
+    let pair = Pair::new(&bird, speaker(), peer);
+    pair.speaker().set_originated(vec![route("fd07::/64"), route("192.168.7.64/26")]);
+    pair.established();
+    pair.wait("BIRD's routes", |pair| {
+        let expected = [("198.51.100.0/24", BIRD), ("fd99::/48", "fd44::2")];
+        pair.routes() == expected.map(|(prefix, hop)| (prefix.to_owned(), hop.to_owned()))
+    });
+    for (prefix, next_hop) in [("fd07::/64", "fd44::1"), ("192.168.7.64/26", "10.44.0.1")] {
+        pair.wait("our route at BIRD", |pair| {
+            let seen = pair.bird().route(prefix).unwrap_or_default();
+            seen.contains(&format!("BGP.next_hop: {next_hop}"))
+        });
+    }
+}
+
+#[test]
+fn all_paths_that_bird_adds_are_used_together() {
+    let session = "local 10.44.0.2 as 64512; neighbor 10.44.0.1 as 64512; direct;";
+    let two = "protocol static a { ipv4; route 198.51.100.0/24 via 10.44.0.8; }
+        protocol static b { ipv4; route 198.51.100.0/24 via 10.44.0.9; }";
+    let bird = config(session, "add paths on;", two).replace("next hop self;", "");
+    let pair = Pair::new(&bird, speaker(), peer(64512));
+    pair.established();
+    let both = ["10.44.0.8", "10.44.0.9"].map(|hop| ("198.51.100.0/24".to_owned(), hop.to_owned()));
+    pair.wait("both paths", |pair| {
+        let mut routes = pair.routes();
+        routes.sort();
+        routes == both
+    });
+    pair.bird().birdc("disable a").expect("birdc");
+    pair.wait("one path to go", |pair| pair.routes() == both[1..]);
+}
