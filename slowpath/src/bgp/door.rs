@@ -108,7 +108,12 @@ impl Speaker {
             }
         };
         let Some((id, _)) = peer else {
-            tracing::warn!(%remote, "BGP connection from an address that is no peer, refused");
+            self.refused += 1;
+            // The first ones and then ever fewer: strangers must not fill the log.
+            if self.refused.is_power_of_two() {
+                tracing::warn!(%remote, so_far = self.refused,
+                    "BGP connection from an address that is no peer, refused");
+            }
             self.refuse(connection, &Notification::of(code::REJECTED), now);
             return;
         };

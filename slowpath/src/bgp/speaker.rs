@@ -64,6 +64,8 @@ pub(crate) struct Speaker {
     next_peer: u32,
     pub(super) tables: Tables,
     pub(super) lingering: Vec<(Connection, Instant)>,
+    /// Connections refused because they came from no peer.
+    pub(super) refused: u64,
     /// When the peers were first given, until all have converged.
     pub(super) converging_since: Option<Instant>,
     pub(super) converged: bool,
@@ -97,6 +99,7 @@ impl Speaker {
             peers: BTreeMap::new(),
             next_peer: 0,
             lingering: Vec::new(),
+            refused: 0,
             converging_since: None,
             converged: false,
             originated_given: false,
