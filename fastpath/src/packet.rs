@@ -51,6 +51,7 @@ struct Slot {
     start: u32,
     len: u32,
     in_port: PortId,
+    mark: u16,
     offload: Offload,
     data: [u8; SLOT],
 }
@@ -80,6 +81,7 @@ impl Packet {
         self.0.len = 0;
         self.0.offload = Offload::default();
         self.0.in_port = PortId::default();
+        self.0.mark = 0;
     }
 
     /// Replaces the bytes, behind full headroom; returns how many fitted.
@@ -141,10 +143,10 @@ impl Packet {
         self.0.len += n as u32;
         let offload = &mut self.0.offload;
         if offload.needs_checksum {
-            offload.csum_start += n as u16;
+            offload.csum_start = offload.csum_start.saturating_add(n as u16);
         }
         if offload.header_len != 0 {
-            offload.header_len += n as u16;
+            offload.header_len = offload.header_len.saturating_add(n as u16);
         }
         Some(&mut self.0.data[start..start + n])
     }
@@ -189,6 +191,16 @@ impl Packet {
         self.0.in_port = port;
     }
 
+    /// Bits that the stages keep with it; 0 in a fresh slot.
+    pub fn mark(&self) -> u16 {
+        self.0.mark
+    }
+
+    /// Sets those bits.
+    pub fn set_mark(&mut self, mark: u16) {
+        self.0.mark = mark;
+    }
+
     /// What its offload header says.
     pub fn offload(&self) -> &Offload {
         &self.0.offload
@@ -204,6 +216,7 @@ impl Packet {
         self.0.start = other.0.start;
         self.0.len = other.0.len;
         self.0.in_port = other.0.in_port;
+        self.0.mark = other.0.mark;
         self.0.offload = other.0.offload;
         self.bytes_mut().copy_from_slice(other.bytes());
     }
@@ -236,6 +249,13 @@ impl Pool {
         let mut free = Vec::with_capacity(slots);
         free.resize_with(slots, Packet::new);
         Self { free }
+    }
+
+    /// A pool of `slots` free slots with room for `spare` more that come from elsewhere.
+    pub fn with_spare(slots: usize, spare: usize) -> Self {
+        let mut pool = Self::new(slots);
+        pool.free.reserve_exact(spare);
+        pool
     }
 
     /// A free slot, emptied; `None` when all are under way.

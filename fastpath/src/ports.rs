@@ -8,7 +8,7 @@ use crate::outcome::DropReason;
 use crate::packet::{Packet, Pool, PortId};
 use crossbeam::queue::ArrayQueue;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// Wakes a sleeping worker; costs one load when it is awake.
 pub struct Doorbell {
@@ -24,6 +24,8 @@ impl Doorbell {
 
     /// There is work. Call it after the work was put in place.
     pub fn ring(&self) {
+        // The work must be seen by a worker whose flag is not seen here yet.
+        fence(Ordering::SeqCst);
         if self.sleeping.swap(false, Ordering::SeqCst) {
             // A poll that can't be woken still ends at its time-out.
             drop(self.waker.wake());
@@ -33,6 +35,7 @@ impl Doorbell {
     /// The worker is about to sleep: it looks for work once more after this.
     pub fn lie_down(&self) {
         self.sleeping.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
     }
 
     /// The worker is awake.
@@ -65,7 +68,8 @@ impl Lane {
 }
 
 enum Way {
-    Own(Box<dyn Queue>),
+    /// At least one; packets leave by the first.
+    Own(Vec<Box<dyn Queue>>),
     Through(Arc<Lane>),
 }
 
@@ -90,11 +94,16 @@ impl Ports {
         Self { slots: Vec::new(), dirty: Vec::with_capacity(PORTS) }
     }
 
-    /// From now on this worker owns a queue of the port.
-    pub fn attach(&mut self, queue: Box<dyn Queue>) {
-        let (port, framing, abilities) = (queue.port(), queue.framing(), queue.abilities());
-        let pending = Batch::new();
-        self.put(port, Port { way: Way::Own(queue), framing, abilities, pending });
+    /// From now on this worker owns a queue of the port (perhaps one more); returns its number.
+    pub fn attach(&mut self, queue: Box<dyn Queue>) -> usize {
+        let (id, framing, abilities) = (queue.port(), queue.framing(), queue.abilities());
+        if let Some(Port { way: Way::Own(queues), .. }) = self.port(id) {
+            queues.push(queue);
+            return queues.len() - 1;
+        }
+        let way = Way::Own(vec![queue]);
+        self.put(id, Port { way, framing, abilities, pending: Batch::new() });
+        0
     }
 
     /// From now on what this worker sends by the port goes through the worker that owns it.
@@ -117,18 +126,18 @@ impl Ports {
         self.slots[index] = Some(Box::new(port));
     }
 
-    /// Gives a port up; its queue is closed when the answer is dropped.
+    /// Gives a port up; its queues are closed when the answer is dropped.
     pub fn detach(
         &mut self,
         id: PortId,
         pool: &mut Pool,
         counters: &WorkerCounters,
-    ) -> Option<Box<dyn Queue>> {
+    ) -> Vec<Box<dyn Queue>> {
         self.flush_port(id, pool, counters);
-        let port = self.slots.get_mut(usize::from(id.0))?.take()?;
-        match port.way {
-            Way::Own(queue) => Some(queue),
-            Way::Through(_) => None,
+        let port = self.slots.get_mut(usize::from(id.0)).and_then(Option::take);
+        match port.map(|port| port.way) {
+            Some(Way::Own(queues)) => queues,
+            Some(Way::Through(_)) | None => Vec::new(),
         }
     }
 
@@ -142,26 +151,29 @@ impl Ports {
         Some((port.framing, port.abilities))
     }
 
-    /// This worker's queue of a port.
-    pub fn queue(&mut self, id: PortId) -> Option<&mut dyn Queue> {
+    /// One of this worker's queues of a port.
+    fn queue(&mut self, id: PortId, number: usize) -> Option<&mut dyn Queue> {
         match &mut self.port(id)?.way {
-            Way::Own(queue) => Some(queue.as_mut()),
+            Way::Own(queues) => queues.get_mut(number).map(|queue| &mut **queue as &mut dyn Queue),
             Way::Through(_) => None,
         }
     }
 
-    /// Takes waiting packets; the port's counters say how many.
+    /// Takes waiting packets from one of this worker's queues of a port, as many as the batch has
+    /// room for; the port's counters say how many. Fewer than there was room for means that none
+    /// waits now.
     ///
     /// # Errors
-    /// The device is gone or broken; so is a port without a queue here.
+    /// The device is gone or broken; so is a queue that is not here.
     pub fn receive(
         &mut self,
         id: PortId,
+        number: usize,
         pool: &mut Pool,
         batch: &mut Batch,
         counters: &WorkerCounters,
     ) -> Result<usize, QueueError> {
-        let queue = self.queue(id).ok_or(QueueError::Gone)?;
+        let queue = self.queue(id, number).ok_or(QueueError::Gone)?;
         let before = batch.len();
         let result = queue.receive(pool, batch, BATCH - before);
         let came = &batch[before..];
@@ -171,6 +183,7 @@ impl Ports {
             cells.received[0].add(came.len() as u64);
             cells.received[1].add(came.iter().map(|p| p.len() as u64).sum());
         }
+        queue.housekeep(pool);
         result
     }
 
@@ -214,8 +227,10 @@ impl Ports {
     /// Lets every queue of this worker do its housekeeping.
     pub fn housekeep(&mut self, pool: &mut Pool) {
         for port in self.slots.iter_mut().flatten() {
-            if let Way::Own(queue) = &mut port.way {
-                queue.housekeep(pool);
+            if let Way::Own(queues) = &mut port.way {
+                for queue in queues {
+                    queue.housekeep(pool);
+                }
             }
         }
     }
@@ -224,9 +239,11 @@ impl Ports {
 impl Port {
     fn send(&mut self, id: PortId, pool: &mut Pool, counters: &WorkerCounters) {
         match &mut self.way {
-            Way::Own(queue) => {
+            Way::Own(queues) => {
                 let offered = self.pending.len();
+                let queue = &mut queues[0];
                 let sent = queue.transmit(pool, &mut self.pending);
+                queue.housekeep(pool);
                 self.pending.drain(..).for_each(|packet| pool.give(packet));
                 let refused = offered.saturating_sub(sent.packets) as u64;
                 let cells = counters.port(id);

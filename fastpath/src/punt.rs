@@ -212,7 +212,12 @@ mod tests {
     fn counting() -> (Arc<AtomicUsize>, Wake) {
         let calls = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&calls);
-        (calls, Arc::new(move || drop(seen.fetch_add(1, Ordering::SeqCst))))
+        (
+            calls,
+            Arc::new(move || {
+                seen.fetch_add(1, Ordering::SeqCst);
+            }),
+        )
     }
 
     #[test]

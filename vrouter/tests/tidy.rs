@@ -7,6 +7,7 @@ use std::process::Command;
 use std::{fs, str};
 
 use fastpath::outcome::{DropReason, PuntReason};
+use vrouter::api::parse_documents;
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 
@@ -440,4 +441,21 @@ fn the_rules_themselves_catch_what_they_should() {
     assert!(ends_in_string_error("Vec<u8>, String> {"));
     assert!(!ends_in_string_error("HashMap<String, String>, Error> {"));
     assert!(!ends_in_string_error("Vec<String>"));
+}
+
+#[test]
+fn every_example_manifest_is_accepted() {
+    let mut offenders = Vec::new();
+    let mut objects = 0;
+    for file in files() {
+        if !(file.starts_with("deploy/examples/") && file.ends_with(".yaml")) {
+            continue;
+        }
+        let parsed = parse_documents(&read(&file), Path::new(&file));
+        objects += parsed.objects.len();
+        offenders.extend(parsed.refusals.iter().map(ToString::to_string));
+        offenders.extend(parsed.warnings.iter().map(ToString::to_string));
+    }
+    assert!(objects > 0, "there are no examples");
+    none("refused or doubted examples", &offenders);
 }

@@ -160,12 +160,7 @@ impl ConnTable {
     }
 
     /// Changes a living connection; returns it, or `None` if there is none.
-    pub fn update(
-        &self,
-        key: &FlowKey,
-        now: Tick,
-        change: impl FnOnce(&mut Conn),
-    ) -> Option<Conn> {
+    pub fn update(&self, key: &FlowKey, now: Tick, change: impl FnOnce(&mut Conn)) -> Option<Conn> {
         let mut conn = self.map.get_mut(key)?;
         if now > conn.deadline(key) {
             return None;
@@ -275,7 +270,7 @@ impl FlowInfo {
 mod tests {
     use super::*;
     use crate::flow::key::End;
-    use crate::flow::tcp::protocol;
+    use crate::wire::protocol;
 
     fn key(n: u8) -> FlowKey {
         let end = |last, l4_port| End { address: [10, 0, 0, last].into(), l4_port };

@@ -24,7 +24,7 @@ pub struct DatagramKey {
     pub source: IpAddr,
     /// Destination address.
     pub destination: IpAddr,
-    /// IP protocol number.
+    /// IP protocol number; 0 for IPv6, whose fragments need not agree on it.
     pub protocol: u8,
     /// Identification.
     pub id: u32,
@@ -33,6 +33,8 @@ pub struct DatagramKey {
 /// What later fragments take over from the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FirstFacts {
+    /// IP protocol number.
+    pub protocol: u8,
     /// Source port.
     pub source_port: u16,
     /// Destination port (ICMP: type * 256 + code).
@@ -132,6 +134,11 @@ impl Fragments {
         Ok(facts)
     }
 
+    /// What the first fragment of a datagram under way said.
+    pub fn facts(&self, key: &DatagramKey) -> Option<FirstFacts> {
+        self.datagrams.get(key).map(|datagram| datagram.facts)
+    }
+
     /// Datagrams under way.
     pub fn len(&self) -> usize {
         self.datagrams.len()
@@ -164,7 +171,7 @@ impl Datagram {
     fn add(&mut self, piece: Piece) -> Result<(), DropReason> {
         let (start, end) = (piece.offset as u32, (piece.offset + piece.len) as u32);
         if piece.offset + piece.len > PACKET_MAX {
-            return Err(DropReason::Ipv4TotalLength);
+            return Err(DropReason::FragmentRange);
         }
         let past_the_end = match self.total {
             Some(total) => end > total || !piece.more,
@@ -183,10 +190,9 @@ impl Datagram {
             }
             (true, false) => self.pieces[at - 1].1 = end,
             (false, true) => self.pieces[at].0 = start,
-            (false, false) => self
-                .pieces
-                .try_insert(at, (start, end))
-                .map_err(|_| DropReason::FragmentTable)?,
+            (false, false) => {
+                self.pieces.try_insert(at, (start, end)).map_err(|_| DropReason::FragmentTable)?;
+            }
         }
         if !piece.more {
             self.total = Some(end);
@@ -213,7 +219,7 @@ mod tests {
     }
 
     const FACTS: FirstFacts =
-        FirstFacts { source_port: 7, destination_port: 53, icmp_id: 0, tcp_flags: 0 };
+        FirstFacts { protocol: 17, source_port: 7, destination_port: 53, icmp_id: 0, tcp_flags: 0 };
 
     fn table() -> Fragments {
         let mut table = Fragments::new(4);
@@ -245,7 +251,7 @@ mod tests {
         let first = table.first(key(1), FACTS, piece(0, 8, true), Tick(1));
         assert_eq!(first, Err(DropReason::FragmentOverlap));
         let far = table.later(key(1), piece(65_528, 16, false), Tick(1));
-        assert_eq!(far, Err(DropReason::Ipv4TotalLength));
+        assert_eq!(far, Err(DropReason::FragmentRange));
     }
 
     #[test]
@@ -253,7 +259,8 @@ mod tests {
         let mut table = table();
         let mut refused = 0;
         for n in 0..100 {
-            refused += usize::from(table.later(key(1), piece(2000 + 32 * n, 8, true), Tick(1)).is_err());
+            refused +=
+                usize::from(table.later(key(1), piece(2000 + 32 * n, 8, true), Tick(1)).is_err());
         }
         assert_eq!(refused, 100 - (PIECES - 1));
     }
@@ -264,7 +271,8 @@ mod tests {
         for id in 2..=4 {
             table.first(key(id), FACTS, piece(0, 8, true), Tick(0)).expect("room");
         }
-        let more = |table: &mut Fragments, id, now| table.first(key(id), FACTS, piece(0, 8, true), now);
+        let more =
+            |table: &mut Fragments, id, now| table.first(key(id), FACTS, piece(0, 8, true), now);
         assert_eq!(more(&mut table, 5, Tick(1)), Err(DropReason::FragmentTable));
         table.later(key(3), piece(8, 8, false), Tick(1)).expect("completes");
         assert_eq!(more(&mut table, 5, Tick(1)), Ok(()));

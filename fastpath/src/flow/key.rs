@@ -28,6 +28,7 @@ pub enum Side {
 
 impl Side {
     /// The other one.
+    #[must_use]
     pub fn other(self) -> Self {
         match self {
             Self::Low => Self::High,
@@ -93,14 +94,8 @@ impl FlowKey {
         let to = (words(destination.address), destination.l4_port);
         let (low, high, sender) =
             if from <= to { (from, to, Side::Low) } else { (to, from, Side::High) };
-        let key = Self {
-            low: low.0,
-            high: high.0,
-            low_port: low.1,
-            high_port: high.1,
-            protocol,
-            kind,
-        };
+        let key =
+            Self { low: low.0, high: high.0, low_port: low.1, high_port: high.1, protocol, kind };
         (key, sender)
     }
 
@@ -126,7 +121,7 @@ impl FlowKey {
     /// Hash for this process' tables: random per process, so that nobody outside can aim at one
     /// bucket.
     pub fn hash64(&self) -> u64 {
-        process_hasher().hash_one(self)
+        BuildHasher::hash_one(process_hasher(), self)
     }
 
     /// Symmetric hash that is the same in every process: an equal-cost choice must survive a

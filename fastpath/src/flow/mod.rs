@@ -125,8 +125,8 @@ impl FlowCache {
     pub fn find(&self, key: &FlowKey, hash: u64) -> Option<Place> {
         let (bucket, tag) = (self.bucket(hash), Self::tag(hash));
         let tags = &self.tags[bucket];
-        let way = (0..WAYS)
-            .find(|&way| tags[way] == tag && self.entries[bucket][way].key == *key)?;
+        let way =
+            (0..WAYS).find(|&way| tags[way] == tag && self.entries[bucket][way].key == *key)?;
         Some(Place { bucket: bucket as u32, way: way as u8 })
     }
 
@@ -205,7 +205,8 @@ mod tests {
 
     #[test]
     fn reports_come_well_before_a_connection_would_be_forgotten() {
-        for (protocol, phase) in [(1, Phase::OneWay), (17, Phase::TwoWay), (6, Phase::Established)] {
+        for (protocol, phase) in [(1, Phase::OneWay), (17, Phase::TwoWay), (6, Phase::Established)]
+        {
             let end = End { address: [10, 0, 0, 1].into(), l4_port: 1 };
             let key = FlowKey::new(protocol, end, end).0;
             let entry = FlowEntry { key, phase, ..FlowEntry::default() };

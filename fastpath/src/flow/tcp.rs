@@ -2,22 +2,7 @@
 //! rightly, no judge of sequence numbers.
 
 use super::Tick;
-
-/// IP protocol numbers that are tracked by more than their addresses.
-pub mod protocol {
-    /// ICMP for IPv4.
-    pub const ICMP: u8 = 1;
-    /// IPv4 in IPv4 (RFC 2003).
-    pub const IPIP: u8 = 4;
-    /// TCP.
-    pub const TCP: u8 = 6;
-    /// UDP.
-    pub const UDP: u8 = 17;
-    /// ICMP for IPv6.
-    pub const ICMPV6: u8 = 58;
-    /// SCTP.
-    pub const SCTP: u8 = 132;
-}
+use crate::wire::protocol;
 
 /// The TCP flag bits that matter here (RFC 9293 §3.1).
 pub mod flag {
@@ -116,6 +101,7 @@ pub fn mid_stream(proto: u8, flags: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::Phase::{Answered, Closing, Established, Opening};
     use super::*;
 
     #[test]
@@ -134,7 +120,6 @@ mod tests {
             phase = phase.step(origin, flags);
             seen.push(phase);
         }
-        use Phase::{Answered, Closing, Established, Opening};
         assert_eq!(
             seen,
             [Opening, Opening, Answered, Answered, Established, Established, Closing, Closing]
@@ -151,8 +136,8 @@ mod tests {
     fn middle_and_beginning_are_told_apart() {
         assert!(opens(protocol::TCP, flag::SYN) && !opens(protocol::UDP, flag::SYN));
         assert!(mid_stream(protocol::TCP, flag::ACK) && !mid_stream(protocol::UDP, 0));
-        assert_eq!(Phase::first(protocol::TCP, flag::ACK), Phase::Established);
-        assert_eq!(Phase::first(protocol::TCP, flag::RST), Phase::Closing);
+        assert_eq!(Phase::first(protocol::TCP, flag::ACK), Established);
+        assert_eq!(Phase::first(protocol::TCP, flag::RST), Closing);
         assert_eq!(Phase::first(protocol::UDP, 0).step(false, 0), Phase::TwoWay);
     }
 }

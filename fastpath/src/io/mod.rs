@@ -1,8 +1,10 @@
 //! How do packets enter and leave? Through a [`Queue`]: one dynamic call per batch.
 
+pub mod fault;
 pub mod memory;
 pub mod netdev;
 pub mod packet_socket;
+pub mod pcap;
 pub mod steer;
 pub mod tun;
 pub mod uplink;

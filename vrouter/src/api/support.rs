@@ -43,7 +43,6 @@ const GAPS: &[Gap] = &[
         "spec.natOutgoing",
         "accepted, not in force yet: pods leave the pools with their own address",
     ),
-    warn(Kind::IpPool, "spec.namespaceSelector", LATER),
     refuse(
         Kind::BgpConfiguration,
         "spec.nodeMeshPassword",
@@ -90,8 +89,6 @@ const GAPS: &[Gap] = &[
     warn(Kind::BgpPeer, "spec.maxRestartTime", LATER),
     warn(Kind::BgpPeer, "spec.reachableBy", LATER),
     warn(Kind::BgpPeer, "spec.reversePeering", LATER),
-    warn(Kind::BgpPeer, "spec.nextHopMode", LATER),
-    warn(Kind::BgpPeer, "spec.keepOriginalNextHop", LATER),
     warn(Kind::BgpPeer, "spec.localASNumber", LATER),
     warn(Kind::BgpPeer, "spec.numAllowedLocalASNumbers", LATER),
     warn(Kind::BgpPeer, "spec.sourceAddress", LATER),
