@@ -231,6 +231,11 @@ fn the_routers_own_packets_meet_no_policy_and_lose_no_ttl() {
     world.send(TUNL0, &asked);
     let error = Packet::from_bytes(&icmp_error(ROUTER, OFFICE, &asked));
     assert_eq!(world.inject(Inject::Route { packet: error }).only().0, TUNL0);
+    // So does an answer to it.
+    let ping = world.send(FORWARD, &echo(NEAR, ROUTER, 9, false));
+    assert_eq!(ping.outcome(), punted(PuntReason::LocalIcmp));
+    let reply = Packet::from_bytes(&echo(ROUTER, NEAR, 9, true));
+    assert_eq!(world.inject(Inject::Route { packet: reply }).only().0, FORWARD);
 }
 
 #[test]
