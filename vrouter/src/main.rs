@@ -4,7 +4,9 @@ use clap::{Parser, Subcommand};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use vrouter::config::RunArgs;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+use vrouter::config::{NodeConfig, RunArgs};
 use vrouter::ctl::output::Output;
 use vrouter::ctl::{ipam, resource, show, watch};
 use vrouter::{cni, hold, node};
@@ -15,16 +17,11 @@ use vrouter::{cni, hold, node};
 #[command(version, about)]
 struct Cli {
     /// Where the node's sockets are
-    #[arg(long, global = true, env = "VROUTER_RUN_DIR", default_value = "/run/vrouter")]
-    run_dir: PathBuf,
+    #[arg(long, global = true, env = "VROUTER_RUN_DIR", value_name = "DIR")]
+    run_dir: Option<String>,
     /// Where the file datastore's resources are
-    #[arg(
-        long,
-        global = true,
-        env = "VROUTER_DATASTORE_DIR",
-        default_value = "/etc/vrouter/resources"
-    )]
-    datastore_dir: PathBuf,
+    #[arg(long, global = true, env = "VROUTER_DATASTORE_DIR", value_name = "DIR")]
+    datastore_dir: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -45,9 +42,9 @@ enum Command {
     Show {
         #[command(subcommand)]
         what: show::Show,
-        /// json or yaml instead of a table
-        #[arg(long, short = 'o', global = true)]
-        output: Option<Output>,
+        /// The form of the answer
+        #[arg(long, short = 'o', global = true, value_enum, default_value_t)]
+        output: Output,
     },
     /// Follow packets through a running node, stage by stage
     Trace(watch::TraceArgs),
@@ -67,9 +64,9 @@ enum Command {
 enum NodeCommand {
     /// BGP peers and the node's state
     Status {
-        /// json or yaml instead of a table
-        #[arg(long, short = 'o')]
-        output: Option<Output>,
+        /// The form of the answer
+        #[arg(long, short = 'o', value_enum, default_value_t)]
+        output: Output,
     },
 }
 
@@ -83,6 +80,8 @@ fn main() -> ExitCode {
     let mut out = std::io::stdout().lock();
     match run(cli, &mut out) {
         Ok(code) => code,
+        // A reader that went away (`| head`) is a good end.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = out.flush();
             let _ = writeln!(std::io::stderr(), "vrouter: {error:#}");
@@ -91,26 +90,32 @@ fn main() -> ExitCode {
     }
 }
 
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
-    let socket = cli.run_dir.join("vrouter.sock");
+    let run_dir = PathBuf::from(cli.run_dir.as_deref().unwrap_or("/run/vrouter"));
+    let datastore_dir =
+        PathBuf::from(cli.datastore_dir.as_deref().unwrap_or("/etc/vrouter/resources"));
+    let socket = run_dir.join("vrouter.sock");
     match cli.command {
         Command::Run(args) => {
-            let config = args.into_config(&cli.run_dir, &cli.datastore_dir)?;
-            log_to_stderr(&config.log_level);
+            let config = NodeConfig::load(&args)?;
+            log_to_stderr(config.log_level);
             node::run(config)?;
         }
         Command::Resource(command) => {
-            return Ok(resource::run(&command, &*store(&cli.datastore_dir)?, out)?);
+            return Ok(resource::run(&command, &*store(&datastore_dir)?, out)?);
         }
         Command::Ipam(command) => {
-            return Ok(ipam::run(&command, &*store(&cli.datastore_dir)?, out)?);
+            return Ok(ipam::run(&command, &*store(&datastore_dir)?, out)?);
         }
         Command::Node(NodeCommand::Status { output }) => {
-            show::node_status(&socket, output.unwrap_or_default(), out)?;
+            show::node_status(&socket, output, out)?;
         }
-        Command::Show { what, output } => {
-            show::show(&socket, &what, output.unwrap_or_default(), out)?;
-        }
+        Command::Show { what, output } => show::show(&socket, &what, output, out)?,
         Command::Trace(args) => watch::trace(&socket, args, out)?,
         Command::Capture(args) => watch::capture(&socket, args, out)?,
         Command::Hold { socket } => hold::run(&socket)?,
@@ -123,8 +128,8 @@ fn store(directory: &Path) -> anyhow::Result<Box<dyn vrouter::datastore::Datasto
     Ok(Box::new(vrouter::datastore::FileStore::open(directory)?))
 }
 
-fn log_to_stderr(level: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+fn log_to_stderr(level: LevelFilter) {
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::default().add_directive(level.into()));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }

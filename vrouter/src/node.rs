@@ -108,7 +108,10 @@ fn lock(run_dir: &Path) -> anyhow::Result<Flock<File>> {
     let path = run_dir.join("lock");
     let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
-        anyhow::anyhow!("{}: another `vrouter run` has this run directory ({error})", path.display())
+        anyhow::anyhow!(
+            "{}: another `vrouter run` has this run directory ({error})",
+            path.display()
+        )
     })
 }
 
@@ -190,8 +193,7 @@ fn node_address(
             let netlink = std::cell::RefCell::new(netlink);
             let source = |to: IpAddr| netlink.borrow_mut().lookup_route(to).ok()??.source;
             let lookups = Lookups { resolve: &resolve, source: &source, internal_ip: None };
-            let found =
-                autodetect::detect(&config.autodetection, Family::V4, kernel, &lookups)?;
+            let found = autodetect::detect(&config.autodetection, Family::V4, kernel, &lookups)?;
             tracing::info!(address = %found.net, interface = %found.interface, "{}", found.reason);
             Ok(Some(found.net))
         }
@@ -282,7 +284,7 @@ fn default_pool(store: &dyn Datastore, config: &NodeConfig) -> anyhow::Result<()
 /// pool has one to give.
 pub(crate) fn tunnel_address(store: &dyn Datastore, me: &str) -> anyhow::Result<Option<Ipv4Addr>> {
     let ipam = Ipam::new(store, me).with_selector(&crate::selects);
-    let IpAddr::V4(address) = ipam.ensure_tunnel_address()?.address else { return Ok(None) };
+    let Some(address) = ipam.ensure_tunnel_address()? else { return Ok(None) };
     change_node(store, me, |node| {
         node.spec.bgp.get_or_insert_with(NodeBgp::default).ipv4_ipip_tunnel_addr = Some(address);
     })?;

@@ -2,6 +2,7 @@
 
 use crate::frames::{NODE, POD, ROUTER, STRANGER, bytes, ipip, tagged, udp, udp6};
 use crate::net::{Driver, Netns};
+use fastpath::batch::Batch;
 use fastpath::io::netdev::Netdev;
 use fastpath::io::packet_socket::PacketQueue;
 use fastpath::io::steer::{Steer, Take, UplinkMode};
@@ -200,7 +201,7 @@ fn every_form_sends_whole_batches() {
         let sent_frames: Vec<_> =
             (0..300).map(|i| udp([2, 0, 0, 0, 0, 2], Ipv4Addr::new(192, 0, 2, 2), i)).collect();
         for chunk in sent_frames.chunks(64) {
-            let mut batch = fastpath::batch::Batch::new();
+            let mut batch = Batch::new();
             for frame in chunk {
                 let mut packet = router.pool.take().expect("a slot");
                 packet.fill(frame);
@@ -215,6 +216,31 @@ fn every_form_sends_whole_batches() {
         let mut seen = bytes(&peer.drain(200));
         seen.retain(|frame| frame[12..14] == [8, 0]);
         assert_eq!(seen, sent_frames, "{mode:?}");
+    }
+}
+
+#[test]
+fn fewer_than_asked_for_means_that_none_waits() {
+    for (io, mode) in FORMS {
+        let link = Link::new("edge");
+        let (mut router, _control, _) = link.open(io, sets());
+        let (mut peer, frame) = (link.peer_queue(), udp(link.mac(), POD, 9));
+        let mut receive = |budget| {
+            let mut batch = Batch::new();
+            let n = router.queue.receive(&mut router.pool, &mut batch, budget).expect("alive");
+            batch.into_iter().for_each(|packet| router.pool.give(packet));
+            n
+        };
+        for _ in 0..10 {
+            send(&mut peer, &frame);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(receive(3), 3, "{mode:?}");
+        for _ in 0..10 {
+            send(&mut peer, &frame);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!((receive(64), receive(64)), (17, 0), "{mode:?}");
     }
 }
 

@@ -5,6 +5,7 @@
 //! expects. The node's side ([`server`]) hands requests to a [`server::CniHandler`].
 
 pub mod config;
+pub mod handler;
 pub mod request;
 pub mod result;
 pub mod server;

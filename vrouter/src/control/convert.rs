@@ -4,8 +4,8 @@ use super::world::World;
 use crate::api::network_policy as api_policy;
 use crate::api::{self, Key, Kind, Resource, WorkloadEndpoint};
 use ipnet::IpNet;
-use policy::model as engine;
 use policy::Change;
+use policy::model as engine;
 use policy::model::WorkloadKey;
 use std::collections::BTreeMap;
 
@@ -31,7 +31,9 @@ pub fn changes(world: &World, about: &Resource) -> Vec<Change> {
         Resource::Pod(_) => pod_changes(world, namespace, &key.name),
         Resource::WorkloadEndpoint(endpoint) => {
             let mut changes = match there {
-                Some(Resource::WorkloadEndpoint(now)) => vec![Change::Workload(workload(world, now))],
+                Some(Resource::WorkloadEndpoint(now)) => {
+                    vec![Change::Workload(workload(world, now))]
+                }
                 _ => vec![Change::WorkloadGone(workload_key(&key))],
             };
             // A pod that was known by its Pod alone is known by its endpoint now, or again.
@@ -112,13 +114,12 @@ fn workload(world: &World, endpoint: &WorkloadEndpoint) -> engine::Workload {
         _ => None,
     };
     let labels = pod.map_or(&endpoint.metadata.labels, |p| &p.metadata.labels).clone();
-    let named = endpoint.spec.ports.iter().filter(|p| !p.name.is_empty()).map(|p| {
-        engine::NamedPort {
+    let named =
+        endpoint.spec.ports.iter().filter(|p| !p.name.is_empty()).map(|p| engine::NamedPort {
             name: p.name.as_str().into(),
             protocol: protocol(p.protocol),
             port: p.port,
-        }
-    });
+        });
     engine::Workload {
         key: workload_key(&key),
         labels,

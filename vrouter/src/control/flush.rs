@@ -2,8 +2,9 @@
 
 use super::ports::{self, Port, endpoint_of};
 use super::topology::{kernel_routes, topology};
-use super::workloads::{Attach, PodPort, Workload};
+use super::workloads::{Attach, Workload};
 use super::{Control, Dirty, LIVE_PATIENCE, Waiting, assemble, bgp, convert, routing};
+use crate::config::PodPort;
 use crate::host::pod;
 use fastpath::io::{Queue, QueueError, tun::TunQueue};
 use fastpath::packet::PortId;
@@ -189,7 +190,14 @@ impl Control {
         let key = convert::workload_key(&resource.key());
         let mac = record.mac;
         let resource_key = resource.key();
-        self.workloads.insert(Workload { key, resource: resource_key, port: id, record, granted, mac });
+        self.workloads.insert(Workload {
+            key,
+            resource: resource_key,
+            port: id,
+            record,
+            granted,
+            mac,
+        });
         self.learn(resource);
         self.dirty.workloads = true;
         self.dirty.policy = true;
@@ -265,4 +273,3 @@ impl Control {
 }
 
 type OpenPort<'a> = Box<dyn FnOnce(PortId) -> Result<Vec<Box<dyn Queue>>, String> + 'a>;
-

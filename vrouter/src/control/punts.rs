@@ -61,7 +61,9 @@ impl Control {
         let key = match punt.next_hop {
             NextHop::Adjacency(id) | NextHop::Tunnel { adjacency: id, .. } => {
                 let tables = self.router.tables();
-                let Some(adjacency) = tables.adjacencies.get(id.0 as usize).copied() else { return };
+                let Some(adjacency) = tables.adjacencies.get(id.0 as usize).copied() else {
+                    return;
+                };
                 let link = self.ports.get(adjacency.port).and_then(|p| p.link);
                 link.map(|link| (link, adjacency.address))
             }

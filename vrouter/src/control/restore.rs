@@ -1,9 +1,10 @@
 //! What does a node take over from the forwarder before it? Doors, pods' devices, and their state.
 
 use super::Control;
-use super::workloads::{Attach, PodPort, Record, Records};
+use super::workloads::{Attach, Record, Records};
 use crate::api::{Key, Kind, Resource};
 use crate::cni::handler::pod_interface;
+use crate::config::PodPort;
 use crate::datastore;
 use crate::host::netns::NetNs;
 use crate::host::pod;
@@ -58,6 +59,13 @@ impl Control {
 
     fn restore_tun(&mut self, record: &Record) -> anyhow::Result<(OwnedFd, &'static str)> {
         let kept = format!("tun:{}", record.port);
+        // An open descriptor would keep the namespace of a pod alive that is gone.
+        if let Err(error) = NetNs::open(&record.netns) {
+            if error.is_gone() {
+                self.keeper.release(&kept);
+            }
+            return Err(error.into());
+        }
         if let Some(fd) = self.keeper.take_over(&kept) {
             return Ok((fd, "the holder kept its descriptor"));
         }

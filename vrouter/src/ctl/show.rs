@@ -1,6 +1,6 @@
 //! How does a node's state look to its operators? Tables of what the node answers, or its JSON.
 
-use super::output::Output;
+use super::output::{Output, terminal_width};
 use super::request::{BgpPart, Request};
 use super::socket::{self, AskError};
 use super::table::Table;
@@ -174,7 +174,7 @@ pub fn node_status(socket: &Path, output: Output, out: &mut dyn Write) -> Result
         }
         writeln!(out, "\n{title}")?;
         if any {
-            table.write(out)?;
+            table.write_boxed(out, terminal_width())?;
         } else {
             writeln!(out, "No peers.")?;
         }

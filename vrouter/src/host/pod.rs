@@ -10,6 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 
+use fastpath::io::tun::{self, TunOptions, UNUSED_OWNER};
 use ipnet::IpNet;
 use sha1::{Digest, Sha1};
 
@@ -19,7 +20,6 @@ use super::netlink::{
 };
 use super::netns::{NetNs, NetNsError, run_in};
 use super::sysctl::{self, SysctlError};
-use super::tun_open::{self, TunOptions};
 
 /// What a pod's interface is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,9 +58,6 @@ pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 
 pub const HOST_MAC: MacAddress = MacAddress([0xee; 6]);
 /// The queue a pod's interface gets unless said otherwise: five seconds at 1000 packets a second.
 pub const TX_QUEUE_LENGTH: u32 = 5_000;
-/// Nobody has this uid: with it as owner no process in the pod can attach to the device and change
-/// its header format.
-const UNUSED_UID: u32 = 2_147_483_646;
 
 /// Why a pod's interface could not be set up or taken away.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +76,7 @@ pub enum PodError {
         source: NetlinkError,
     },
     /// The device could not be opened.
-    #[error("TUN device {interface} in {namespace}: {source}")]
+    #[error("interface {interface} in {namespace}: {source}")]
     Open {
         /// The interface.
         interface: String,
@@ -248,9 +245,10 @@ impl Step<'_> {
     fn open_and_set_up(&self, netlink: &mut Netlink) -> Result<OwnedFd, PodError> {
         // Single queue: then nobody in the pod can attach beside us while a descriptor is open.
         self.set_forwarding()?;
-        let options = TunOptions { owner: Some(UNUSED_UID), multi_queue: false, persist: true };
+        // The owner shuts everybody else out while none is.
+        let options = TunOptions { owner: Some(UNUSED_OWNER), multi_queue: false, persist: true };
         let name = &self.pod.name;
-        let fd = run_in(self.namespace, || tun_open::open(name, options))?.map_err(|source| {
+        let fd = run_in(self.namespace, || tun::open(name, options))?.map_err(|source| {
             PodError::Open {
                 interface: name.clone(),
                 namespace: self.namespace.path().display().to_string(),

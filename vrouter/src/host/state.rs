@@ -111,12 +111,16 @@ impl KernelState {
     /// The main table's route to an address: longest prefix, then smallest metric, with a next hop
     /// whose device is up where it has next hops at all.
     pub fn route_to(&self, destination: IpAddr) -> Option<&Route> {
-        self.routes()
-            .filter(|route| route.tos == 0 && route.destination.contains(&destination))
-            .filter(|route| {
+        let longest = Family::of(destination).host_prefix();
+        (0..=longest).rev().find_map(|length| {
+            let prefix = IpNet::new(destination, length).ok()?.trunc();
+            let first = RouteKey { destination: prefix, tos: 0, metric: 0 };
+            let last = RouteKey { metric: u32::MAX, ..first };
+            let usable = |route: &&Route| {
                 route.next_hops.is_empty() || route.next_hops.iter().any(|hop| !hop.dead)
-            })
-            .min_by_key(|route| (128 - route.destination.prefix_len(), route.metric))
+            };
+            self.routes.range(first..=last).flat_map(|(_, routes)| routes).find(usable)
+        })
     }
 
     /// Takes an event in and says what it changed. An event that tells what is known already

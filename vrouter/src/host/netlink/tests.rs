@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::*;
-use crate::host::monitor::{KernelEvent, Monitor};
+use crate::host::monitor::{KernelEvent, Monitor, RoutePlace};
 use crate::host::state::{Changed, KernelState};
 
 fn net(text: &str) -> IpNet {
@@ -294,6 +294,30 @@ fn lost_events_are_announced() {
     let events = monitor.read().unwrap();
     assert!(events.contains(&KernelEvent::Overrun));
     assert!(KernelState::default().apply(&KernelEvent::Overrun).any(Changed::OVERRUN));
+}
+
+#[test]
+fn the_longest_prefix_then_the_smallest_metric_wins() {
+    let mut state = KernelState::default();
+    let mut add = |destination: &str, metric, link| {
+        let route = Route { metric, ..Route::new(net(destination), NextHop::device(link)) };
+        state.apply(&KernelEvent::Route { route, place: RoutePlace::First });
+    };
+    add("0.0.0.0/0", 100, 1);
+    add("0.0.0.0/0", 50, 2);
+    add("10.0.0.0/8", 0, 3);
+    add("10.1.2.3/32", 7, 4);
+    add("::/0", 1024, 5);
+    let mut dead = Route::new(net("10.1.0.0/16"), NextHop { dead: true, ..NextHop::device(6) });
+    state.apply(&KernelEvent::Route { route: dead.clone(), place: RoutePlace::First });
+    let by = |state: &KernelState, to| state.route_to(ip(to)).map(|r| r.next_hops[0].link);
+    assert_eq!(by(&state, "192.0.2.1"), Some(2));
+    assert_eq!(by(&state, "10.1.9.9"), Some(3), "not by a dead device");
+    assert_eq!(by(&state, "10.1.2.3"), Some(4));
+    assert_eq!(by(&state, "2001:db8::1"), Some(5));
+    dead.next_hops[0].dead = false;
+    state.apply(&KernelEvent::Route { route: dead, place: RoutePlace::Replace });
+    assert_eq!(by(&state, "10.1.9.9"), Some(6));
 }
 
 /// A small deterministic generator (xorshift), so that a failure can be repeated by its seed.

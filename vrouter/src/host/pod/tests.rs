@@ -92,7 +92,7 @@ fn the_device_is_set_up_quiet_and_closed_to_others() {
     let mut nothing = [0; 2000];
     assert_eq!(nix::unistd::read(&fd, &mut nothing), Err(nix::errno::Errno::EAGAIN));
     let busy = reattach_tun(&namespace, &pod("")).unwrap_err();
-    assert!(busy.to_string().contains("TUN device eth0"), "{busy}");
+    assert!(busy.to_string().contains("TUN device eth0: open"), "{busy}");
 }
 
 #[test]
