@@ -188,12 +188,15 @@ impl Pipeline {
     }
 
     fn expire_one(&mut self, now: Tick) -> bool {
+        let Some(timer) = self.state.wheel.due(now) else { return false };
+        let hash = timer.key.hash64();
+        // What a flow that fell silent did last is reported now.
+        lookup::report_idle(&mut self.state, &timer.key, hash);
         let State { wheel, conns, cache, counters, .. } = &mut self.state;
-        let Some(timer) = wheel.due(now) else { return false };
         match conns.expire(&timer.key, timer.timer, now) {
             Expiry::Stale => {}
             Expiry::Removed => {
-                cache.forget(&timer.key, timer.key.hash64());
+                cache.forget(&timer.key, hash);
                 counters.expired.add(1);
             }
             Expiry::Until(due) => {

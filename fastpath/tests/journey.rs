@@ -302,6 +302,20 @@ fn idle_connections_are_forgotten_and_the_table_is_bounded() {
 }
 
 #[test]
+fn what_a_silent_flow_sent_is_known_soon() {
+    let mut world = World::new();
+    for _ in 0..10 {
+        world.send(POD_A, &udp(A, B, (1, 53)));
+    }
+    world.send(POD_B, &udp(B, A, (53, 1)));
+    world.advance(Duration::from_secs(20));
+    world.pipeline.housekeep(world.now);
+    let flows = world.pipeline.conns().flows(world.now);
+    assert_eq!((flows[0].sent.packets, flows[0].sent.bytes), (10, 330));
+    assert_eq!((flows[0].answered.packets, flows[0].idle), (1, Duration::from_secs(20)));
+}
+
+#[test]
 fn an_established_connection_outlives_an_hour_of_rare_packets() {
     let mut world = World::new();
     world.send(POD_A, &tcp(A, B, (1, 80), SYN));
