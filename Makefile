@@ -60,7 +60,7 @@ lint:
 
 fuzz-check:
 	@.ci/setup build
-	cargo check --manifest-path $(FUZZ_DIR)/Cargo.toml
+	cargo check --manifest-path $(FUZZ_DIR)/Cargo.toml --target-dir target
 
 fuzz:
 	@.ci/setup build
