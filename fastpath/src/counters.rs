@@ -143,15 +143,19 @@ impl WorkerCounters {
         &self.ports[usize::from(port.0).min(PORTS - 1)]
     }
 
-    /// Counts one packet (and perhaps a new connection) under a rule; rule 0 is none.
-    pub fn hit(&self, rule: RuleId, bytes: u64, connections: u64) {
+    /// Counts one packet under a rule; rule 0 is none.
+    pub fn hit(&self, rule: RuleId, bytes: u64) {
         if rule != RuleId(0) {
             let cells = &self.rules[(rule.0 as usize).min(RULE_COUNTERS - 1)].0;
             cells[0].add(1);
             cells[1].add(bytes);
-            if connections != 0 {
-                cells[2].add(connections);
-            }
+        }
+    }
+
+    /// Counts a new connection under a rule; rule 0 is none.
+    pub fn opened_by(&self, rule: RuleId) {
+        if rule != RuleId(0) {
+            self.rules[(rule.0 as usize).min(RULE_COUNTERS - 1)].0[2].add(1);
         }
     }
 }
@@ -245,7 +249,9 @@ impl Counters {
         for (port, cells) in worker.ports.iter().enumerate() {
             self.add_port(PortId(port as u16), cells);
         }
-        for (rule, cells) in worker.rules.iter().enumerate().filter(|(_, c)| c.0[0].get() != 0) {
+        for (rule, cells) in
+            worker.rules.iter().enumerate().filter(|(_, c)| c.0.iter().any(|cell| cell.get() != 0))
+        {
             let hits = self.rules.entry(RuleId(rule as u32)).or_default();
             hits.traffic.add(cells.0[0].get(), cells.0[1].get());
             hits.connections += cells.0[2].get();
@@ -322,9 +328,10 @@ mod tests {
             worker.forwarded.add(1);
             worker.ended(PortId(7), Outcome::Dropped(DropReason::NotIp));
             worker.ended(PortId(7), Outcome::Punted(PuntReason::LocalIcmp));
-            worker.hit(RuleId(5), 100, 1);
-            worker.hit(RuleId(0), 100, 1);
-            worker.hit(RuleId(u32::MAX), 50, 0);
+            worker.hit(RuleId(5), 100);
+            worker.opened_by(RuleId(5));
+            worker.hit(RuleId(0), 100);
+            worker.hit(RuleId(u32::MAX), 50);
         }
         let mut sum = Counters::default();
         sum.add(&a);

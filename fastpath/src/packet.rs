@@ -143,10 +143,10 @@ impl Packet {
         self.0.len += n as u32;
         let offload = &mut self.0.offload;
         if offload.needs_checksum {
-            offload.csum_start += n as u16;
+            offload.csum_start = offload.csum_start.saturating_add(n as u16);
         }
         if offload.header_len != 0 {
-            offload.header_len += n as u16;
+            offload.header_len = offload.header_len.saturating_add(n as u16);
         }
         Some(&mut self.0.data[start..start + n])
     }

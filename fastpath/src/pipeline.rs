@@ -44,6 +44,8 @@ pub struct Shared {
 pub struct Pipeline {
     state: State,
     commons: Arc<Commons>,
+    traces: Arc<Taps<Trace>>,
+    captures: Arc<Taps<Captured>>,
     items: Box<Items>,
     misses: Box<Misses>,
     generation: Option<Generation>,
@@ -64,12 +66,14 @@ impl Pipeline {
             ident: 0,
             pieces: Vec::with_capacity(2 * SLOTS_PER_WORKER),
             fragments_out: Vec::with_capacity(2 * SLOTS_PER_WORKER),
-            traces: LocalTaps::new(shared.traces),
-            captures: Captures::new(shared.captures),
+            traces: LocalTaps::new(Arc::clone(&shared.traces)),
+            captures: Captures::new(Arc::clone(&shared.captures)),
         };
         Self {
             state,
             commons: shared.commons,
+            traces: shared.traces,
+            captures: shared.captures,
             items: Box::default(),
             misses: Box::default(),
             generation: None,
@@ -226,6 +230,21 @@ impl Pipeline {
     /// The connection table.
     pub fn conns(&self) -> &Arc<ConnTable> {
         &self.state.conns
+    }
+
+    /// Slots that are nobody's at the moment.
+    pub fn commons(&self) -> &Arc<Commons> {
+        &self.commons
+    }
+
+    /// Where traces are opened.
+    pub fn traces(&self) -> &Arc<Taps<Trace>> {
+        &self.traces
+    }
+
+    /// Where captures are opened.
+    pub fn captures(&self) -> &Arc<Taps<Captured>> {
+        &self.captures
     }
 
     /// A slot, outside any pool when that is empty (tests, replay).

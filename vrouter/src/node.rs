@@ -2,7 +2,8 @@
 
 use crate::api::node::NodeBgp;
 use crate::api::{self, IpPool, IpPoolSpec};
-use crate::cni;
+use crate::cni::handler::NodeHandler;
+use crate::cni::server::CniServer;
 use crate::config::{AddressSource, NodeConfig};
 use crate::control::event::Event;
 use crate::control::keeper::Keeper;
@@ -96,9 +97,9 @@ pub fn run(config: NodeConfig) -> anyhow::Result<()> {
     let mut control = Control::new(parts, Instant::now());
     let records = Records::open(&config.run_dir)?;
     control.take_over(&records)?;
-    serve(&config, &store, &keeper, records, &sender)?;
+    let cni = serve(&config, &store, &keeper, records, &sender)?;
     control.run();
-    drop(watch);
+    drop((cni, watch));
     Ok(())
 }
 
@@ -107,7 +108,10 @@ fn lock(run_dir: &Path) -> anyhow::Result<Flock<File>> {
     let path = run_dir.join("lock");
     let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| {
-        anyhow::anyhow!("{}: another `vrouter run` has this run directory ({error})", path.display())
+        anyhow::anyhow!(
+            "{}: another `vrouter run` has this run directory ({error})",
+            path.display()
+        )
     })
 }
 
@@ -189,8 +193,7 @@ fn node_address(
             let netlink = std::cell::RefCell::new(netlink);
             let source = |to: IpAddr| netlink.borrow_mut().lookup_route(to).ok()??.source;
             let lookups = Lookups { resolve: &resolve, source: &source, internal_ip: None };
-            let found =
-                autodetect::detect(&config.autodetection, Family::V4, kernel, &lookups)?;
+            let found = autodetect::detect(&config.autodetection, Family::V4, kernel, &lookups)?;
             tracing::info!(address = %found.net, interface = %found.interface, "{}", found.reason);
             Ok(Some(found.net))
         }
@@ -280,7 +283,8 @@ fn default_pool(store: &dyn Datastore, config: &NodeConfig) -> anyhow::Result<()
 /// Allocates the node's tunnel address, once, and writes it to its Node object; `None` where no
 /// pool has one to give.
 pub(crate) fn tunnel_address(store: &dyn Datastore, me: &str) -> anyhow::Result<Option<Ipv4Addr>> {
-    let Some(address) = Ipam::new(store, me).ensure_tunnel_address()? else { return Ok(None) };
+    let ipam = Ipam::new(store, me).with_selector(&crate::selects);
+    let IpAddr::V4(address) = ipam.ensure_tunnel_address()?.address else { return Ok(None) };
     change_node(store, me, |node| {
         node.spec.bgp.get_or_insert_with(NodeBgp::default).ipv4_ipip_tunnel_addr = Some(address);
     })?;
@@ -294,20 +298,19 @@ fn serve(
     keeper: &Arc<Keeper>,
     records: Records,
     sender: &Sender<Event>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<CniServer> {
     let events = sender.clone();
     socket::serve(&config.run_dir.join("vrouter.sock"), move |request, reply| {
         events.send(Event::Operator(request, reply)).is_ok()
     })
     .context("open the operator socket")?;
-    let handler = cni::handler::NodeHandler::new(
+    let handler = NodeHandler::new(
         Arc::clone(config),
         Arc::clone(store),
         Arc::clone(keeper),
         records,
         sender.clone(),
     );
-    cni::server::serve(&config.run_dir.join("cni.sock"), Arc::new(handler))
-        .context("open the CNI socket")?;
-    Ok(())
+    CniServer::start(&config.run_dir.join("cni.sock"), Arc::new(handler))
+        .context("open the CNI socket")
 }

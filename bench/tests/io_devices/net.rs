@@ -1,79 +1,44 @@
 //! What do the device tests stand on? Namespaces that vanish with their test, and a queue driver.
 
+use bench::lab::{self, Lab};
 use fastpath::batch::Batch;
 use fastpath::io::{Queue, QueueError, Sent};
 use fastpath::packet::{Packet, Pool};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sched::{CloneFlags, setns};
-use std::fs::File;
 use std::os::fd::BorrowedFd;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A network namespace, removed (with all that runs in it) when the test ends, however it ends.
-pub(crate) struct Netns(pub(crate) String);
+/// A network namespace of a laboratory of its own, removed when the test ends, however it ends.
+pub(crate) struct Netns {
+    netns: lab::Netns,
+    _lab: Lab,
+}
 
 impl Netns {
-    pub(crate) fn new(tag: &str) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("vrio-{tag}-{}-{n}", std::process::id());
-        run(&["ip", "netns", "add", &name]);
-        let netns = Self(name);
-        netns.ip("link set lo up");
-        netns
+    pub(crate) fn new(name: &str) -> Self {
+        let lab = Lab::new("io").expect("a laboratory (needs root)");
+        Self { netns: lab.netns(name).expect("a namespace"), _lab: lab }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.netns.name()
     }
 
     /// `ip` inside.
-    pub(crate) fn ip(&self, arguments: &str) -> String {
-        let mut command = vec!["ip", "-n", &self.0];
-        command.extend(arguments.split_whitespace());
-        run(&command)
+    pub(crate) fn ip(&self, line: &str) -> String {
+        self.netns.ip(line).expect("ip succeeds")
     }
 
-    /// Did the command succeed inside?
-    pub(crate) fn succeeds(&self, command: &str) -> bool {
-        Command::new("ip")
-            .args(["netns", "exec", &self.0])
-            .args(command.split_whitespace())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .expect("ip runs")
-            .success()
+    /// Does the command succeed inside?
+    pub(crate) fn succeeds(&self, line: &str) -> bool {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        self.netns.try_exec(&words).expect("it starts").status.success()
     }
 
     /// Runs `work` in a thread inside.
     pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let handle = File::open(format!("/run/netns/{}", self.0)).expect("the namespace exists");
-        std::thread::scope(|scope| {
-            scope
-                .spawn(move || {
-                    setns(handle, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
-                    work()
-                })
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        self.netns.enter(work).expect("the namespace exists")
     }
-}
-
-impl Drop for Netns {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
-    }
-}
-
-fn run(command: &[&str]) -> String {
-    let out = Command::new(command[0]).args(&command[1..]).output().expect("the command exists");
-    assert!(
-        out.status.success(),
-        "{command:?}: {}{}",
-        String::from_utf8_lossy(&out.stdout),
-        String::from_utf8_lossy(&out.stderr)
-    );
-    String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
 /// A packet outside any pool, so that the queue's slots are not used up.

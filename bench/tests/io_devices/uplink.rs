@@ -2,12 +2,13 @@
 
 use crate::frames::{NODE, POD, ROUTER, STRANGER, bytes, ipip, tagged, udp, udp6};
 use crate::net::{Driver, Netns};
+use fastpath::batch::Batch;
 use fastpath::io::netdev::Netdev;
 use fastpath::io::packet_socket::PacketQueue;
 use fastpath::io::steer::{Steer, Take, UplinkMode};
 use fastpath::io::uplink::nft::NftDrop;
 use fastpath::io::uplink::{
-    Sets, Uplink, UplinkControl, UplinkIo, UplinkOptions, open_uplink, open_veth_pod,
+    Sets, Uplink, UplinkControl, UplinkError, UplinkIo, UplinkOptions, open_uplink, open_veth_pod,
 };
 use fastpath::io::xdp::XdpQueue;
 use fastpath::io::{Framing, QueueError};
@@ -48,7 +49,7 @@ impl Link {
         let (router, peer) = (Netns::new(&format!("{tag}r")), Netns::new(&format!("{tag}p")));
         router.ip(&format!(
             "link add up0 {options} type veth peer name up0 {options} netns {}",
-            peer.0
+            peer.name()
         ));
         for (netns, address) in [(&router, ROUTER), (&peer, NODE)] {
             netns.ip("link set up0 addrgenmode none up");
@@ -66,9 +67,9 @@ impl Link {
         (driver, control, Facts { mode, notes, mac, mtu, is_veth, partial_checksums })
     }
 
-    fn try_open(&self, io: UplinkIo, sets: Sets) -> Result<Uplink, String> {
+    fn try_open(&self, io: UplinkIo, sets: Sets) -> Result<Uplink, UplinkError> {
         let options = UplinkOptions { interface: "up0".to_owned(), io, sets, kept: None };
-        self.router.within(|| open_uplink(PortId(3), options)).map_err(|e| e.to_string())
+        self.router.within(|| open_uplink(PortId(3), options))
     }
 
     /// Sends and sees everything on the peer's end.
@@ -200,7 +201,7 @@ fn every_form_sends_whole_batches() {
         let sent_frames: Vec<_> =
             (0..300).map(|i| udp([2, 0, 0, 0, 0, 2], Ipv4Addr::new(192, 0, 2, 2), i)).collect();
         for chunk in sent_frames.chunks(64) {
-            let mut batch = fastpath::batch::Batch::new();
+            let mut batch = Batch::new();
             for frame in chunk {
                 let mut packet = router.pool.take().expect("a slot");
                 packet.fill(frame);
@@ -215,6 +216,31 @@ fn every_form_sends_whole_batches() {
         let mut seen = bytes(&peer.drain(200));
         seen.retain(|frame| frame[12..14] == [8, 0]);
         assert_eq!(seen, sent_frames, "{mode:?}");
+    }
+}
+
+#[test]
+fn fewer_than_asked_for_means_that_none_waits() {
+    for (io, mode) in FORMS {
+        let link = Link::new("edge");
+        let (mut router, _control, _) = link.open(io, sets());
+        let (mut peer, frame) = (link.peer_queue(), udp(link.mac(), POD, 9));
+        let mut receive = |budget| {
+            let mut batch = Batch::new();
+            let n = router.queue.receive(&mut router.pool, &mut batch, budget).expect("alive");
+            batch.into_iter().for_each(|packet| router.pool.give(packet));
+            n
+        };
+        for _ in 0..10 {
+            send(&mut peer, &frame);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(receive(3), 3, "{mode:?}");
+        for _ in 0..10 {
+            send(&mut peer, &frame);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!((receive(64), receive(64)), (17, 0), "{mode:?}");
     }
 }
 
@@ -330,7 +356,7 @@ fn a_foreign_program_leads_to_the_packet_socket_with_the_reason() {
     for (note, mode) in uplink.notes.iter().zip(["xdp-native", "xdp-generic"]) {
         assert!(note.starts_with(mode) && note.contains("another XDP program"), "{note}");
     }
-    let refused = link.try_open(UplinkIo::Xdp, sets()).err().expect("refused");
+    let refused = link.try_open(UplinkIo::Xdp, sets()).err().expect("refused").to_string();
     assert!(refused.contains("up0") && refused.contains("another XDP program"), "{refused}");
     drop(alien);
 }
@@ -351,14 +377,15 @@ fn devices_that_xdp_does_not_suit_get_a_packet_socket() {
             sets: sets(),
             ..UplinkOptions::default()
         };
-        link.router.within(|| open_uplink(PortId(1), options)).map_err(|e| e.to_string())
+        link.router.within(|| open_uplink(PortId(1), options))
     };
+    let refusal = |interface| open(interface).err().expect("refused").to_string();
     let uplink = open("br0").expect("a packet socket");
     assert_eq!(uplink.mode, UplinkMode::PacketSocket);
     assert!(uplink.notes[0].contains("bridge") && !uplink.is_veth);
-    assert!(open("none0").err().expect("refused").contains("none0"));
+    assert!(refusal("none0").contains("none0"));
     link.router.ip("tuntap add tun0 mode tun");
-    assert!(open("tun0").err().expect("refused").contains("no Ethernet device"));
+    assert!(refusal("tun0").contains("no Ethernet device"));
 }
 
 #[test]

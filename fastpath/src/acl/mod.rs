@@ -7,11 +7,13 @@ pub mod classes;
 pub mod classifier;
 mod l4;
 pub mod linear;
+pub mod rulebook;
 mod sides;
 #[cfg(test)]
 mod tests;
 
 use ipnet::IpNet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
@@ -130,6 +132,22 @@ pub struct RuleList {
     pub default: Verdict,
     /// The rule id that counts and explains the default ([`RuleId`] 0 if nothing does).
     pub default_rule: RuleId,
+}
+
+impl RuleList {
+    /// The sets its rules refer to, sorted.
+    pub fn sets(&self) -> Vec<SetId> {
+        let sides = self.rules.iter().flat_map(|r| [&r.matches.source, &r.matches.destination]);
+        let ids: BTreeSet<SetId> = sides.flat_map(AddressMatch::sets).collect();
+        ids.into_iter().collect()
+    }
+}
+
+impl AddressMatch {
+    /// The sets it refers to, some perhaps more than once.
+    pub fn sets(&self) -> impl Iterator<Item = SetId> {
+        self.all_of.iter().chain(self.any_of.iter().flatten()).chain(&self.none_of).copied()
+    }
 }
 
 /// What is judged. For ICMP, `source_port` is 0 and `destination_port` is type * 256 + code.

@@ -21,10 +21,7 @@ impl Sides {
         matches: impl Iterator<Item = &'a AddressMatch>,
         classes: &AddressClasses,
     ) -> Self {
-        let mut sets: Vec<_> = matches
-            .flat_map(|m| m.all_of.iter().chain(m.any_of.iter().flatten()).chain(&m.none_of))
-            .copied()
-            .collect();
+        let mut sets: Vec<_> = matches.flat_map(AddressMatch::sets).collect();
         sets.sort_unstable();
         sets.dedup();
         if sets.is_empty() {

@@ -171,7 +171,7 @@ impl Datagram {
     fn add(&mut self, piece: Piece) -> Result<(), DropReason> {
         let (start, end) = (piece.offset as u32, (piece.offset + piece.len) as u32);
         if piece.offset + piece.len > PACKET_MAX {
-            return Err(DropReason::Ipv4TotalLength);
+            return Err(DropReason::FragmentRange);
         }
         let past_the_end = match self.total {
             Some(total) => end > total || !piece.more,
@@ -251,7 +251,7 @@ mod tests {
         let first = table.first(key(1), FACTS, piece(0, 8, true), Tick(1));
         assert_eq!(first, Err(DropReason::FragmentOverlap));
         let far = table.later(key(1), piece(65_528, 16, false), Tick(1));
-        assert_eq!(far, Err(DropReason::Ipv4TotalLength));
+        assert_eq!(far, Err(DropReason::FragmentRange));
     }
 
     #[test]

@@ -101,6 +101,7 @@ pub fn mid_stream(proto: u8, flags: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::Phase::{Answered, Closing, Established, Opening};
     use super::*;
 
     #[test]
@@ -119,7 +120,6 @@ mod tests {
             phase = phase.step(origin, flags);
             seen.push(phase);
         }
-        use Phase::{Answered, Closing, Established, Opening};
         assert_eq!(
             seen,
             [Opening, Opening, Answered, Answered, Established, Established, Closing, Closing]
@@ -136,8 +136,8 @@ mod tests {
     fn middle_and_beginning_are_told_apart() {
         assert!(opens(protocol::TCP, flag::SYN) && !opens(protocol::UDP, flag::SYN));
         assert!(mid_stream(protocol::TCP, flag::ACK) && !mid_stream(protocol::UDP, 0));
-        assert_eq!(Phase::first(protocol::TCP, flag::ACK), Phase::Established);
-        assert_eq!(Phase::first(protocol::TCP, flag::RST), Phase::Closing);
+        assert_eq!(Phase::first(protocol::TCP, flag::ACK), Established);
+        assert_eq!(Phase::first(protocol::TCP, flag::RST), Closing);
         assert_eq!(Phase::first(protocol::UDP, 0).step(false, 0), Phase::TwoWay);
     }
 }

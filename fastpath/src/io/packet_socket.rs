@@ -64,15 +64,31 @@ impl PacketQueue {
         code == 0 && address.sll_ifindex < 0
     }
 
-    /// After an error: nothing waits now, or the device is gone.
-    fn nothing(&mut self, errno: Errno) -> Result<usize, QueueError> {
-        match errno {
-            // EINVAL: a kind of super-packet that the header can't describe (the kernel drops it).
-            Errno::EAGAIN | Errno::EINTR | Errno::EINVAL => {}
-            Errno::ENETDOWN => self.down = true,
-            other => return Err(QueueError::Failed(other as i32)),
+    /// Takes one system call's worth of packets; how many messages that were.
+    fn receive_some(
+        &self,
+        pool: &mut Pool,
+        batch: &mut Batch,
+        budget: usize,
+    ) -> Result<usize, Errno> {
+        let mut slots: Batch = (0..budget).map_while(|_| pool.take()).collect();
+        let mut lengths = [0; BATCH];
+        let received = receive_batch(self.rx.as_fd(), &mut slots, &mut lengths);
+        let filled = *received.as_ref().unwrap_or(&0);
+        for (at, mut packet) in slots.into_iter().enumerate() {
+            if at >= filled || lengths[at] < vnet::LEN {
+                pool.give(packet);
+                continue;
+            }
+            let mut header = [0; vnet::LEN];
+            header.copy_from_slice(&packet.space(vnet::LEN)[..vnet::LEN]);
+            packet.set_filled(lengths[at] - vnet::LEN);
+            let offload = vnet::decode(header, packet.bytes());
+            *packet.offload_mut() = offload;
+            packet.set_in_port(self.port);
+            batch.push(packet);
         }
-        if self.down && self.is_gone() { Err(QueueError::Gone) } else { Ok(0) }
+        received
     }
 }
 
@@ -105,33 +121,35 @@ impl Queue for PacketQueue {
         batch: &mut Batch,
         budget: usize,
     ) -> Result<usize, QueueError> {
-        let budget = budget.min(batch.remaining_capacity());
-        let mut slots: Batch = (0..budget).map_while(|_| pool.take()).collect();
-        let mut lengths = [0; BATCH];
-        let received = receive_batch(self.rx.as_fd(), &mut slots, &mut lengths);
-        let filled = *received.as_ref().unwrap_or(&0);
-        let mut taken = 0;
-        for (at, mut packet) in slots.into_iter().enumerate() {
-            if at >= filled || lengths[at] < vnet::LEN {
-                pool.give(packet);
-                continue;
+        let before = batch.len();
+        let end = batch.capacity().min(before + budget);
+        // Fewer than asked for has to mean that none waits, so what is no packet is made up for.
+        for _ in 0..BATCH {
+            let asked = (end - batch.len()).min(pool.available());
+            if asked == 0 {
+                break;
             }
-            let mut header = [0; vnet::LEN];
-            header.copy_from_slice(&packet.space(vnet::LEN)[..vnet::LEN]);
-            packet.set_filled(lengths[at] - vnet::LEN);
-            let offload = vnet::decode(header, packet.bytes());
-            *packet.offload_mut() = offload;
-            packet.set_in_port(self.port);
-            batch.push(packet);
-            taken += 1;
-        }
-        match received {
-            Ok(_) => {
-                self.down = false;
-                Ok(taken)
+            match self.receive_some(pool, batch, asked) {
+                Ok(messages) => {
+                    self.down = false;
+                    if messages < asked {
+                        break;
+                    }
+                }
+                // EINVAL: a kind of super-packet that the header can't describe (it is dropped).
+                Err(Errno::EINTR | Errno::EINVAL) => {}
+                Err(Errno::EAGAIN) => break,
+                Err(Errno::ENETDOWN) => {
+                    self.down = true;
+                    break;
+                }
+                Err(errno) => return Err(QueueError::Failed(errno as i32)),
             }
-            Err(errno) => self.nothing(errno),
         }
+        if self.down && self.is_gone() {
+            return Err(QueueError::Gone);
+        }
+        Ok(batch.len() - before)
     }
 
     fn transmit(&mut self, pool: &mut Pool, batch: &mut Batch) -> Sent {

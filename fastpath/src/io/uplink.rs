@@ -124,6 +124,8 @@ enum FormError {
     Queues(u32),
     #[error("packet socket: {0}")]
     Socket(io::Error),
+    #[error("{0}")]
+    Sets(io::Error),
     #[error("{hook}; and without it: {nft}")]
     Shadow { hook: SteerError, nft: io::Error },
 }
@@ -146,21 +148,40 @@ pub fn open_veth_pod(
 
 impl UplinkControl {
     /// The nodes whose tunnels are ours. In force at once; only differences are written.
+    ///
+    /// # Errors
+    /// The set is full (65536), or `nft` failed; what was set before may be in force in part.
     pub fn set_nodes(&mut self, nodes: &[Ipv4Addr]) -> io::Result<()> {
+        self.steer.set_nodes(nodes).map_err(io::Error::other)?;
         nodes.clone_into(&mut self.sets.nodes);
-        self.apply()
+        self.follow()
     }
 
-    /// This node's own addresses, which tunnels end at.
+    /// This node's own addresses, which tunnels end at (at most 64).
+    ///
+    /// # Errors
+    /// As [`UplinkControl::set_nodes`].
     pub fn set_locals(&mut self, locals: &[Ipv4Addr]) -> io::Result<()> {
+        self.steer.set_locals(locals).map_err(io::Error::other)?;
         locals.clone_into(&mut self.sets.locals);
-        self.apply()
+        self.follow()
     }
 
-    /// The prefixes whose addresses are ours.
+    /// The prefixes whose addresses are ours (at most 65536 of each family).
+    ///
+    /// # Errors
+    /// As [`UplinkControl::set_nodes`].
     pub fn set_pools(&mut self, pools: &[IpNet]) -> io::Result<()> {
+        let (mut pools4, mut pools6) = (Vec::new(), Vec::new());
+        for pool in pools {
+            match pool {
+                IpNet::V4(net) => pools4.push(*net),
+                IpNet::V6(net) => pools6.push(*net),
+            }
+        }
+        self.steer.set_pools(&pools4, &pools6).map_err(io::Error::other)?;
         pools.clone_into(&mut self.sets.pools);
-        self.apply()
+        self.follow()
     }
 
     /// What the steering program counted.
@@ -178,18 +199,8 @@ impl UplinkControl {
         self.steer.detach();
     }
 
-    fn apply(&self) -> io::Result<()> {
-        let Sets { locals, nodes, pools } = &self.sets;
-        let (mut pools4, mut pools6) = (Vec::new(), Vec::new());
-        for pool in pools {
-            match pool {
-                IpNet::V4(net) => pools4.push(*net),
-                IpNet::V6(net) => pools6.push(*net),
-            }
-        }
-        self.steer.set_locals(locals).map_err(io::Error::other)?;
-        self.steer.set_nodes(nodes).map_err(io::Error::other)?;
-        self.steer.set_pools(&pools4, &pools6).map_err(io::Error::other)?;
+    /// Where rules stand in for the program at ingress, they follow.
+    fn follow(&self) -> io::Result<()> {
         self.nft.as_ref().map_or(Ok(()), |nft| nft.set(&self.sets))
     }
 }
@@ -362,9 +373,14 @@ impl Opening {
         nft: Option<NftDrop>,
         coalescing: Option<Coalescing>,
     ) -> Result<UplinkControl, FormError> {
-        let sets = self.sets.clone();
-        let control = UplinkControl { steer, nft, sets, _coalescing: coalescing };
-        control.apply().map_err(FormError::Socket)?;
+        let sets = Sets::default();
+        let mut control = UplinkControl { steer, nft, sets, _coalescing: coalescing };
+        let Sets { locals, nodes, pools } = &self.sets;
+        control
+            .set_locals(locals)
+            .and_then(|()| control.set_nodes(nodes))
+            .and_then(|()| control.set_pools(pools))
+            .map_err(FormError::Sets)?;
         Ok(control)
     }
 

@@ -216,18 +216,29 @@ impl Queue for XdpQueue {
         batch: &mut Batch,
         budget: usize,
     ) -> Result<usize, QueueError> {
-        let budget = budget.min(batch.remaining_capacity()).min(pool.available());
+        let budget = budget.min(batch.remaining_capacity());
         let mut frames = [FrameDesc::default(); BATCH];
-        // SAFETY: every frame in this ring was handed to the kernel for receiving.
-        let n = unsafe { self.rx.consume(&mut frames[..budget]) };
-        for frame in &frames[..n] {
-            let Some(mut packet) = pool.take() else { break };
-            // SAFETY: the kernel gave the frame back; it is ours until the fill ring has it.
-            packet.fill(unsafe { self.umem.data(frame) }.contents());
-            packet.set_in_port(self.port);
-            batch.push(packet);
+        let mut taken = 0;
+        // The ring answers from what it saw last and looks again only when that is used up.
+        loop {
+            let room = (budget - taken).min(pool.available());
+            // SAFETY: every frame in this ring was handed to the kernel for receiving.
+            let n = unsafe { self.rx.consume(&mut frames[..room]) };
+            if n == 0 {
+                break;
+            }
+            for frame in &frames[..n] {
+                let Some(mut packet) = pool.take() else { break };
+                // SAFETY: the kernel gave the frame back; it is ours until the fill ring has it.
+                packet.fill(unsafe { self.umem.data(frame) }.contents());
+                packet.set_in_port(self.port);
+                batch.push(packet);
+            }
+            // SAFETY: the frames were copied; no reference to them is left.
+            unsafe { self.fill.produce(&frames[..n]) };
+            taken += n;
         }
-        if n == 0 {
+        if taken == 0 {
             // Only a device that went away puts an error on the socket.
             return match getsockopt(&self.as_fd(), SocketError) {
                 Ok(0) => Ok(0),
@@ -236,13 +247,11 @@ impl Queue for XdpQueue {
                 Err(errno) => Err(QueueError::Failed(errno as i32)),
             };
         }
-        // SAFETY: the frames were copied; no reference to them is left.
-        unsafe { self.fill.produce(&frames[..n]) };
         if self.fill.needs_wakeup() {
             // A failed wake-up is repeated with the next batch.
             let _ = self.fill.wakeup(self.rx.fd_mut(), 0);
         }
-        Ok(n)
+        Ok(taken)
     }
 
     fn transmit(&mut self, pool: &mut Pool, batch: &mut Batch) -> Sent {

@@ -1,44 +1,75 @@
 //! Longest-prefix match for IPv4.
 
+use super::trie::Trie;
 use ipnet::Ipv4Net;
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-/// IPv4 prefix → value; cheap to clone where chunks are shared.
+/// IPv4 prefix → value; a clone shares everything, a change copies only what it touches.
 #[derive(Clone, Debug, Default)]
 pub struct Lpm4 {
-    routes: BTreeMap<(u8, Ipv4Addr), u32>,
+    trie: Trie<u32>,
 }
 
 impl Lpm4 {
     /// The value of the longest prefix that covers `address`; 0 if none does.
+    #[inline]
     pub fn lookup(&self, address: Ipv4Addr) -> u32 {
-        (0..=Ipv4Net::from(address).max_prefix_len())
-            .rev()
-            .find_map(|len| {
-                let net = Ipv4Net::new(address, len).ok()?.network();
-                self.routes.get(&(len, net)).copied()
-            })
-            .unwrap_or(0)
+        self.trie.lookup(u32::from(address))
     }
 
-    /// Adds or replaces a prefix.
+    /// Looks up all addresses at once, each into the value of its place (0 if none covers it);
+    /// what is longer than the other slice is left over.
+    pub fn lookup_batch(&self, addresses: &[Ipv4Addr], values: &mut [u32]) {
+        let count = addresses.len().min(values.len());
+        self.trie.lookup_batch(addresses.iter().copied().map(u32::from), &mut values[..count]);
+    }
+
+    /// The longest prefix that covers `address`, and its value; for explaining, not for packets.
+    pub fn longest_match(&self, address: Ipv4Addr) -> Option<(Ipv4Net, u32)> {
+        let (len, value) = self.trie.longest(u32::from(address))?;
+        Some((Ipv4Net::new(address, len).ok()?.trunc(), value))
+    }
+
+    /// The value of exactly this prefix.
+    pub fn get(&self, prefix: Ipv4Net) -> Option<u32> {
+        self.trie.get(u32::from(prefix.network()), prefix.prefix_len())
+    }
+
+    /// Adds or replaces a prefix; the value 0 removes it.
     pub fn insert(&mut self, prefix: Ipv4Net, value: u32) {
-        self.routes.insert((prefix.prefix_len(), prefix.network()), value);
+        self.trie.insert(u32::from(prefix.network()), prefix.prefix_len(), value);
     }
 
     /// Removes a prefix.
     pub fn remove(&mut self, prefix: Ipv4Net) {
-        self.routes.remove(&(prefix.prefix_len(), prefix.network()));
+        self.trie.remove(u32::from(prefix.network()), prefix.prefix_len());
+    }
+
+    /// All prefixes and their values, sorted by prefix.
+    pub fn entries(&self) -> Vec<(Ipv4Net, u32)> {
+        let place =
+            |key: u32, depth: u8, byte: u8| key | u32::from(byte) << (24 - 8 * u32::from(depth));
+        let entries = self.trie.entries(place).into_iter();
+        let mut entries: Vec<_> = entries
+            .filter_map(|(key, len, value)| Some((Ipv4Net::new(key.into(), len).ok()?, value)))
+            .collect();
+        entries.sort_unstable();
+        entries
     }
 
     /// Prefixes held.
     pub fn len(&self) -> usize {
-        self.routes.len()
+        self.trie.len()
     }
 
     /// No prefix at all.
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty()
+        self.len() == 0
+    }
+
+    /// Nodes that are not the other's too.
+    #[cfg(test)]
+    pub(super) fn nodes_not_in(&self, other: &Self) -> usize {
+        self.trie.nodes_not_in(&other.trie)
     }
 }

@@ -33,7 +33,7 @@ pub fn run(view: &View<'_>, state: &mut State, items: &mut Items, misses: &mut M
                 DropReason::PolicyIngress => miss.judgement.ingress_rule,
                 _ => miss.judgement.egress_rule,
             };
-            state.counters.hit(rule, item.packet.len() as u64, 0);
+            state.counters.hit(rule, item.packet.len() as u64);
         }
     }
 }

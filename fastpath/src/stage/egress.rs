@@ -2,7 +2,6 @@
 //! Every item gets exactly one outcome here.
 
 use super::{Exit, Fate, Item, Items, MARK_DECAPSULATED, State, View};
-use crate::flow::Traffic;
 use crate::io::Framing;
 use crate::outcome::{DropReason, Outcome, PuntReason};
 use crate::packet::{Gso, Packet};
@@ -24,9 +23,8 @@ fn end(view: &View<'_>, state: &mut State, ports: &mut Ports, item: Item) {
     let headers = item.headers;
     let outcome = match (item.fate, item.exit) {
         (Fate::Onward, Some(exit)) => {
-            let traffic = Traffic { packets: 1, bytes: item.packet.len() as u64 };
             for rule in item.rules {
-                state.counters.hit(rule, traffic.bytes, 0);
+                state.counters.hit(rule, item.packet.len() as u64);
             }
             send(view, state, ports, item, &exit)
         }

@@ -142,6 +142,12 @@ fn examine(
     }
     if let PortRole::Pod(endpoint) = port.role {
         check_pod(view, packet, &headers, endpoint)?;
+    } else {
+        match offload::validate(packet.offload(), &headers, packet.bytes()) {
+            // Small segments are a pod's way to make work; elsewhere they are what came.
+            Ok(()) | Err(DropReason::OffloadSegmentSize) => {}
+            Err(reason) => return Err(reason.into()),
+        }
     }
     if port.partial_checksums
         && !packet.offload().needs_checksum

@@ -71,7 +71,7 @@ fn open(view: &View<'_>, state: &mut State, item: &mut Item, miss: &mut Miss) {
             state.wheel.add(timer, view.now, conn.deadline(&item.key));
             state.counters.opened.add(1);
             for rule in item.rules {
-                state.counters.hit(rule, 0, 1);
+                state.counters.opened_by(rule);
             }
             cache(view, state, item, miss, &conn);
         }

@@ -23,6 +23,15 @@ impl Fib {
         }
     }
 
+    /// The longest prefix that covers `destination`, and its next hop; for explaining, not for
+    /// packets.
+    pub fn longest_match(&self, destination: IpAddr) -> Option<(IpNet, NextHopId)> {
+        match destination {
+            IpAddr::V4(a) => self.v4.longest_match(a).map(|(p, id)| (p.into(), NextHopId(id))),
+            IpAddr::V6(a) => self.v6.longest_match(a).map(|(p, id)| (p.into(), NextHopId(id))),
+        }
+    }
+
     /// Adds or replaces a route.
     pub fn insert(&mut self, prefix: IpNet, next_hop: NextHopId) {
         match prefix {

@@ -5,7 +5,7 @@
 //! are right. Packets of a flow never overtake each other; other flows' packets in between do no
 //! harm. A merged packet leaves its checksum to whoever takes or cuts it.
 
-use super::headers::{Family, Fragment, Headers, parse};
+use super::headers::{Family, Headers, parse};
 use super::{be16, be32, checksum, offload, protocol, put16};
 use crate::batch::Batch;
 use crate::limits::{BATCH, PACKET_MAX};
@@ -21,49 +21,68 @@ const CWR: u8 = 0x80;
 /// Flows under way at once; more interleaved ones than this are not merged.
 const FLOWS: usize = 8;
 
-/// A packet that others may be appended to.
+/// What a glance at a packet without IP options and extension headers says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    v4: bool,
+    tcp: bool,
+}
+
+/// The latest packet of a flow, that others may be appended to.
 struct Head {
     /// Its place in the batch.
     at: usize,
+    shape: Shape,
+    /// What is known of it since a second packet of its flow came.
+    run: Option<Run>,
+}
+
+/// A packet that others are appended to.
+struct Run {
     headers: Headers,
     /// Payload bytes of every segment but the last.
     size: usize,
     segments: u16,
-    /// Its checksum was found right (looked at when the first other comes).
+    /// Its checksum was found right (looked at when all else fits).
     verified: bool,
-    /// Nothing may follow any more (a shorter segment, PSH, FIN, a full packet).
+    /// Nothing may follow any more (a shorter segment, PSH, FIN).
     closed: bool,
 }
 
-/// Merges what belongs together. Packets start with their IP header; what a device padded them
-/// with is cut off. Slots of packets merged into others go back to `pool`. Returns how many did:
-/// the batch is that much shorter.
+/// Merges what belongs together. Packets start with their IP header; what a device padded merged
+/// ones with is cut off. Slots of packets merged into others go back to `pool`. Returns how many
+/// did: the batch is that much shorter.
+///
+/// A packet is parsed only when one before it is of the same flow: traffic that can't be merged
+/// costs a glance.
 pub fn coalesce(batch: &mut Batch, pool: &mut Pool) -> usize {
     let mut heads: ArrayVec<Head, FLOWS> = ArrayVec::new();
     let mut absorbed: ArrayVec<usize, BATCH> = ArrayVec::new();
     for at in 0..batch.len() {
-        let Some(headers) = candidate(&mut batch[at]) else {
+        let (front, rest) = batch.split_at_mut(at);
+        let packet = &mut rest[0];
+        let Some(shape) = shape(packet) else {
             // It may be of any flow (a fragment, a super-packet): nothing overtakes it.
             heads.clear();
             continue;
         };
-        let (front, rest) = batch.split_at_mut(at);
-        let packet = &rest[0];
-        let found = heads.iter().position(|head| same_flow(&head.headers, &headers));
+        let found = heads.iter().position(|head| {
+            head.shape == shape && same_ends(front[head.at].bytes(), packet.bytes(), shape)
+        });
         if let Some(found) = found {
             let head = &mut heads[found];
-            if !head.closed && append(&mut front[head.at], head, packet, &headers) {
+            if head.take(&mut front[head.at], packet) {
                 absorbed.push(at);
                 continue;
             }
             // In order: what could not be appended ends what came before it.
             heads.remove(found);
         }
-        if let Some(head) = Head::new(at, packet, headers) {
+        if may_be_followed(packet.bytes(), shape) {
             if heads.is_full() {
                 heads.remove(0);
             }
-            heads.push(head);
+            heads.push(Head { at, shape, run: None });
         }
     }
     if absorbed.is_empty() {
@@ -88,44 +107,67 @@ fn compact(batch: &mut Batch, absorbed: &[usize], pool: &mut Pool) {
     }
 }
 
-/// The headers of a packet whose flow is watched: whole TCP or UDP without IP options.
+/// The shape of a packet that may be part of a flow to be merged: TCP or UDP right behind a plain
+/// IP header, no fragment, no super-packet, long enough for its ports and flags.
 #[inline]
-fn candidate(packet: &mut Packet) -> Option<Headers> {
+fn shape(packet: &Packet) -> Option<Shape> {
+    let bytes = packet.bytes();
     if packet.offload().gso != Gso::None {
         return None;
     }
-    let headers = parse(packet.bytes()).ok()?;
-    let plain = match headers.family {
-        Family::V4 => 20,
-        Family::V6 => 40,
+    let (v4, protocol) = match *bytes.first()? {
+        0x45 if bytes.len() >= 28 && be16(bytes, 6) << 2 == 0 => (true, bytes[9]),
+        first if first >> 4 == 6 && bytes.len() >= 48 => (false, bytes[6]),
+        _ => return None,
     };
-    if !matches!(headers.protocol, protocol::TCP | protocol::UDP)
-        || headers.l3_len != plain
-        || headers.fragment != Fragment::None
-    {
-        return None;
+    let tcp = protocol == protocol::TCP;
+    (tcp || protocol == protocol::UDP).then_some(Shape { v4, tcp })
+}
+
+/// Addresses and ports, which stand side by side, are the same.
+#[inline]
+fn same_ends(a: &[u8], b: &[u8], shape: Shape) -> bool {
+    if shape.v4 { a[12..24] == b[12..24] } else { a[8..44] == b[8..44] }
+}
+
+/// UDP always may; TCP if it is data and its sender did not ask for it to be handed on at once.
+#[inline]
+fn may_be_followed(bytes: &[u8], shape: Shape) -> bool {
+    let l4 = if shape.v4 { 20 } else { 40 };
+    if !shape.tcp {
+        return true;
     }
+    let Some(header) = bytes.get(l4..l4 + 20) else { return false };
+    let data = bytes.len() - l4 > usize::from(header[12] >> 4) * 4;
+    data && header[13] & !(ECE | CWR) == ACK
+}
+
+/// The headers of a packet that is right up to its transport header; its padding is cut off.
+fn parsed(packet: &mut Packet) -> Option<Headers> {
+    let headers = parse(packet.bytes()).ok()?;
     packet.truncate(headers.total_len as usize);
     Some(headers)
 }
 
-#[inline]
-fn same_flow(a: &Headers, b: &Headers) -> bool {
-    (a.source_port, a.destination_port) == (b.source_port, b.destination_port)
-        && a.protocol == b.protocol
-        && a.source == b.source
-        && a.destination == b.destination
+impl Head {
+    /// Appends the next packet of the flow to the one at `self.at`, if it is the next segment.
+    fn take(&mut self, target: &mut Packet, packet: &mut Packet) -> bool {
+        if self.run.is_none() {
+            self.run = Run::new(target);
+        }
+        let Some(run) = self.run.as_mut().filter(|run| !run.closed) else { return false };
+        parsed(packet).is_some_and(|headers| append(target, run, packet, &headers))
+    }
 }
 
-impl Head {
-    /// A packet that others may follow; `None` if none may.
-    fn new(at: usize, packet: &Packet, headers: Headers) -> Option<Self> {
+impl Run {
+    /// `None` if nothing may follow.
+    fn new(packet: &mut Packet) -> Option<Self> {
+        let headers = parsed(packet)?;
         let size = packet.len() - headers.payload_offset();
-        if size == 0 || !is_data(packet.bytes(), &headers) {
-            return None;
-        }
-        let closed = headers.tcp_flags & (FIN | PSH) != 0;
-        (!closed).then_some(Self { at, headers, size, segments: 1, verified: false, closed })
+        let open =
+            size > 0 && is_data(packet.bytes(), &headers) && headers.tcp_flags & (FIN | PSH) == 0;
+        open.then_some(Self { headers, size, segments: 1, verified: false, closed: false })
     }
 }
 
@@ -140,46 +182,46 @@ fn is_data(ip: &[u8], headers: &Headers) -> bool {
     usize::from(be16(ip, l4 + 4)) == ip.len() - l4 && be16(ip, l4 + 6) != 0
 }
 
-/// Appends a packet's payload to the head's, if it is the next segment.
-fn append(target: &mut Packet, head: &mut Head, packet: &Packet, headers: &Headers) -> bool {
+/// Appends a packet's payload to the run's, if it is the next segment.
+fn append(target: &mut Packet, run: &mut Run, packet: &Packet, headers: &Headers) -> bool {
     let start = headers.payload_offset();
     let size = packet.len() - start;
     if size == 0
-        || size > head.size
+        || size > run.size
         || target.len() + size > PACKET_MAX
         || !is_data(packet.bytes(), headers)
-        || !headers_agree(target.bytes(), head, packet.bytes(), headers)
+        || !headers_agree(target.bytes(), run, packet.bytes(), headers)
         || !is_right(packet, headers)
     {
         return false;
     }
-    if !head.verified {
-        if !is_right(target, &head.headers) {
+    if !run.verified {
+        if !is_right(target, &run.headers) {
             // It stays what it is: for its receiver to refuse.
-            head.closed = true;
+            run.closed = true;
             return false;
         }
-        head.verified = true;
+        run.verified = true;
     }
     if !target.extend(&packet.bytes()[start..]) {
         return false;
     }
-    head.segments += 1;
+    run.segments += 1;
     let tcp = headers.protocol == protocol::TCP;
     let last = headers.tcp_flags & (FIN | PSH);
     if tcp {
-        let flags = usize::from(head.headers.l3_len) + 13;
+        let flags = usize::from(run.headers.l3_len) + 13;
         target.bytes_mut()[flags] |= last;
     }
-    head.closed = size < head.size || last != 0;
-    describe(target, head, tcp);
+    run.closed = size < run.size || last != 0;
+    describe(target, run, tcp);
     true
 }
 
 /// The next segment's headers say what segmentation of the whole would make them say.
 #[inline]
-fn headers_agree(target: &[u8], head: &Head, bytes: &[u8], headers: &Headers) -> bool {
-    let first = &head.headers;
+fn headers_agree(target: &[u8], run: &Run, bytes: &[u8], headers: &Headers) -> bool {
+    let first = &run.headers;
     if (first.ttl, first.tos, first.dont_fragment, first.l4_len)
         != (headers.ttl, headers.tos, headers.dont_fragment, headers.l4_len)
     {
@@ -189,7 +231,7 @@ fn headers_agree(target: &[u8], head: &Head, bytes: &[u8], headers: &Headers) ->
     match headers.family {
         // The identification counts on, unless no one needs it (RFC 6864 §4.1).
         Family::V4 => {
-            let next = be16(target, 4).wrapping_add(head.segments);
+            let next = be16(target, 4).wrapping_add(run.segments);
             if !headers.dont_fragment && be16(bytes, 4) != next {
                 return false;
             }
@@ -228,10 +270,10 @@ fn is_right(packet: &Packet, headers: &Headers) -> bool {
     checksum::verify(headers, packet.bytes())
 }
 
-/// Makes the head's headers and offload those of the whole.
-fn describe(target: &mut Packet, head: &Head, tcp: bool) {
+/// Makes the first's headers and offload those of the whole.
+fn describe(target: &mut Packet, run: &Run, tcp: bool) {
     let total = target.len();
-    let first = &head.headers;
+    let first = &run.headers;
     let (l3, v4) = (usize::from(first.l3_len), first.family == Family::V4);
     let csum_offset: u16 = if tcp { 16 } else { 6 };
     let sum = checksum::pseudo(first, (total - l3) as u32);
@@ -255,7 +297,7 @@ fn describe(target: &mut Packet, head: &Head, tcp: bool) {
             (true, false) => Gso::Tcp6,
             (false, _) => Gso::Udp,
         },
-        gso_size: head.size as u16,
+        gso_size: run.size as u16,
         header_len: first.payload_offset() as u16,
         csum_start: first.l3_len,
         csum_offset,

@@ -1,5 +1,10 @@
 //! What does an IP packet say of itself? The one parse; every way to be wrong has its own reason.
 
+#![expect(
+    clippy::inline_always,
+    reason = "left to itself, the compiler hands each part's result through memory: a third slower"
+)]
+
 use super::checksum;
 use super::{be16, be32, protocol};
 use crate::limits::EXTENSION_HEADERS;
@@ -143,7 +148,7 @@ pub(crate) fn v4_header(ip: &[u8]) -> Option<&[u8; 20]> {
     (header[0] >> 4 == 4 && (20..=ip.len()).contains(&len)).then_some(header)
 }
 
-#[inline]
+#[inline(always)]
 fn walk<const QUOTED: bool>(ip: &[u8]) -> Result<Headers, DropReason> {
     match ip.first().map(|first| first >> 4) {
         Some(4) => v4::<QUOTED>(ip),
@@ -153,7 +158,7 @@ fn walk<const QUOTED: bool>(ip: &[u8]) -> Result<Headers, DropReason> {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn v4<const QUOTED: bool>(ip: &[u8]) -> Result<Headers, DropReason> {
     let fixed = ip.first_chunk::<20>().ok_or(DropReason::Ipv4Truncated)?;
     let l3_len = usize::from(fixed[0] & 15) * 4;
@@ -166,7 +171,7 @@ fn v4<const QUOTED: bool>(ip: &[u8]) -> Result<Headers, DropReason> {
         return Err(DropReason::Ipv4TotalLength);
     }
     // RFC 1812 §5.2.2: a router verifies the checksum. A quoted header may be changed on its way.
-    if !QUOTED && checksum::sum(header) != 0xffff {
+    if !QUOTED && checksum::header_sum(header) != 0xffff {
         return Err(DropReason::Ipv4Checksum);
     }
     if l3_len > 20 {
@@ -199,7 +204,7 @@ fn v4<const QUOTED: bool>(ip: &[u8]) -> Result<Headers, DropReason> {
     })
 }
 
-#[inline]
+#[inline(always)]
 fn v6<const QUOTED: bool>(ip: &[u8]) -> Result<Headers, DropReason> {
     let fixed = ip.first_chunk::<40>().ok_or(DropReason::Ipv6Truncated)?;
     let total_len = 40 + usize::from(be16(fixed, 4));
@@ -235,7 +240,7 @@ fn v6<const QUOTED: bool>(ip: &[u8]) -> Result<Headers, DropReason> {
     })
 }
 
-#[inline]
+#[inline(always)]
 fn v6_address(header: &[u8; 40], at: usize) -> Ipv6Addr {
     let mut octets = [0; 16];
     octets.copy_from_slice(&header[at..at + 16]);
@@ -267,7 +272,7 @@ fn options(mut rest: &[u8]) -> Result<(), DropReason> {
 
 /// What no router forwards from or to (RFC 1122 §3.2.1.3, RFC 6890). An unspecified source is let
 /// through to link-local multicast only: a host that has no address yet asks for one's owner so.
-#[inline]
+#[inline(always)]
 fn addresses_v4(source: u32, destination: u32) -> Result<(), DropReason> {
     let special = |a: u32| matches!(a >> 24, 0 | 127) || a == u32::MAX;
     let multicast = |a: u32| a >> 28 == 0xe;
@@ -287,7 +292,7 @@ fn is_link_local_multicast_v6(address: Ipv6Addr) -> bool {
 }
 
 /// The same for IPv6 (RFC 4291 §2.5, RFC 6890); IPv4-mapped addresses have no place on a wire.
-#[inline]
+#[inline(always)]
 fn addresses_v6(source: Ipv6Addr, destination: Ipv6Addr) -> Result<(), DropReason> {
     // ::, ::1 and ::ffff:0:0/96 all begin with 80 zero bits; hardly anything else does.
     let special = |a: Ipv6Addr| {
@@ -313,7 +318,7 @@ struct Chain {
 
 /// Walks the extension headers, at most [`EXTENSION_HEADERS`] (RFC 8200 §4). `total_len` is what
 /// the IPv6 header claims; `ip` may hold less of a quoted packet.
-#[inline]
+#[inline(always)]
 fn extensions(ip: &[u8], first: u8, total_len: usize) -> Result<Chain, DropReason> {
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
@@ -366,7 +371,7 @@ fn extensions(ip: &[u8], first: u8, total_len: usize) -> Result<Chain, DropReaso
 }
 
 /// Which piece of a datagram this is; `len` bytes of the datagram's payload are in it.
-#[inline]
+#[inline(always)]
 fn fragment(
     id: u32,
     offset: u16,
@@ -396,7 +401,7 @@ fn fragment(
 }
 
 /// Reads the transport header. A first fragment must hold all of it (RFC 1858, RFC 7112).
-#[inline]
+#[inline(always)]
 fn transport<const QUOTED: bool>(
     l4: &[u8],
     protocol: u8,
@@ -408,49 +413,67 @@ fn transport<const QUOTED: bool>(
         Fragment::First { .. } => DropReason::FragmentTiny,
         Fragment::Later { .. } => return Ok(Transport::default()),
     };
-    let len = match (protocol, family) {
-        (protocol::TCP, _) if !QUOTED => 20,
-        (protocol::SCTP, _) if !QUOTED => 12,
-        (protocol::TCP | protocol::SCTP | protocol::UDP | protocol::UDP_LITE, _)
-        | (protocol::ICMP, Family::V4)
-        | (protocol::ICMPV6, Family::V6) => 8,
-        _ => return Ok(Transport::default()),
-    };
-    let header = l4.get(..len).ok_or(cut)?;
-    if matches!(protocol, protocol::ICMP | protocol::ICMPV6) {
-        let query = match family {
-            Family::V4 => matches!(header[0], 0 | 8 | 13 | 14),
-            Family::V6 => matches!(header[0], 128 | 129),
-        };
-        let icmp_id = if query { be16(header, 4) } else { 0 };
-        let destination_port = be16(header, 0);
-        return Ok(Transport { destination_port, icmp_id, len: 8, ..Transport::default() });
+    match (protocol, family) {
+        (protocol::TCP, _) if !QUOTED => tcp(l4, cut),
+        (protocol::UDP, _) if !QUOTED => {
+            let header = l4.first_chunk::<8>().ok_or(cut)?;
+            // RFC 768: at least the header; more than the packet holds only in a first fragment.
+            let length = usize::from(be16(header, 4));
+            if length < 8 || (length > l4.len() && fragment == Fragment::None) {
+                return Err(DropReason::L4Length);
+            }
+            Ok(ports(header, 8))
+        }
+        (protocol::ICMP, Family::V4) | (protocol::ICMPV6, Family::V6) => {
+            Ok(icmp(l4.get(..8).ok_or(cut)?, family))
+        }
+        (protocol::SCTP, _) if !QUOTED => {
+            let header = l4.first_chunk::<12>().ok_or(cut)?;
+            Ok(ports(header, 12))
+        }
+        (protocol::TCP | protocol::UDP | protocol::UDP_LITE | protocol::SCTP, _) => {
+            let header = l4.first_chunk::<8>().ok_or(cut)?;
+            Ok(ports(header, 8))
+        }
+        _ => Ok(Transport::default()),
     }
-    let mut transport = Transport {
+}
+
+#[inline(always)]
+fn ports(header: &[u8], len: u16) -> Transport {
+    Transport {
         source_port: be16(header, 0),
         destination_port: be16(header, 2),
-        len: len as u16,
+        len,
         ..Transport::default()
+    }
+}
+
+#[inline(always)]
+fn tcp(l4: &[u8], cut: DropReason) -> Result<Transport, DropReason> {
+    let header = l4.first_chunk::<20>().ok_or(cut)?;
+    let len = usize::from(header[12] >> 4) * 4;
+    if len < 20 {
+        return Err(DropReason::L4Length);
+    }
+    if len > l4.len() {
+        return Err(cut);
+    }
+    Ok(Transport { tcp_flags: header[13], ..ports(header, len as u16) })
+}
+
+#[inline]
+fn icmp(header: &[u8], family: Family) -> Transport {
+    let query = match family {
+        Family::V4 => matches!(header[0], 0 | 8 | 13 | 14),
+        Family::V6 => matches!(header[0], 128 | 129),
     };
-    if protocol == protocol::TCP && !QUOTED {
-        let offset = usize::from(header[12] >> 4) * 4;
-        if offset < 20 {
-            return Err(DropReason::L4Length);
-        }
-        if offset > l4.len() {
-            return Err(cut);
-        }
-        transport.len = offset as u16;
-        transport.tcp_flags = header[13];
+    Transport {
+        destination_port: be16(header, 0),
+        icmp_id: if query { be16(header, 4) } else { 0 },
+        len: 8,
+        ..Transport::default()
     }
-    if protocol == protocol::UDP && !QUOTED {
-        // RFC 768: at least the header; more than the packet holds only in a first fragment.
-        let length = usize::from(be16(header, 4));
-        if length < 8 || (length > l4.len() && fragment == Fragment::None) {
-            return Err(DropReason::L4Length);
-        }
-    }
-    Ok(transport)
 }
 
 #[cfg(test)]

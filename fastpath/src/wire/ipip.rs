@@ -53,7 +53,7 @@ pub fn encapsulate(
     put16(outer, 10, 0);
     outer[12..16].copy_from_slice(&source.octets());
     outer[16..20].copy_from_slice(&destination.octets());
-    let sum = checksum::full(outer);
+    let sum = !checksum::header_sum(outer);
     put16(outer, 10, sum);
     Ok(())
 }

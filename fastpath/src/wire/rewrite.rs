@@ -30,7 +30,7 @@ pub fn decrement_ttl(ip: &mut [u8]) -> Result<(), DropReason> {
             }
             let old = be16(header, 8);
             header[8] -= 1;
-            let checksum = update16(be16(header, 10), old, be16(header, 8));
+            let checksum = update16(be16(header, 10), old, old - 0x0100);
             put16(header, 10, checksum);
         }
         Some(6) => {
@@ -51,7 +51,7 @@ pub fn set_tos(ip: &mut [u8], tos: u8) {
     if let Some(header) = ip.first_chunk_mut::<20>() {
         let old = be16(header, 0);
         header[1] = tos;
-        let checksum = update16(be16(header, 10), old, be16(header, 0));
+        let checksum = update16(be16(header, 10), old, old & 0xff00 | u16::from(tos));
         put16(header, 10, checksum);
     }
 }
@@ -155,19 +155,18 @@ fn store_address(ip: &mut [u8], family: Family, side: Side, new: IpAddr) -> Opti
     };
     match (family, new) {
         (Family::V4, IpAddr::V4(new)) => {
-            let field = ip.get_mut(at..at + 4)?;
-            let old_sum = checksum::sum(field);
-            field.copy_from_slice(&new.octets());
-            let new_sum = checksum::sum(field);
+            let field = ip.get_mut(at..)?.first_chunk_mut::<4>()?;
+            let (old_sum, new_sum) = (checksum::sum(field), checksum::sum(&new.octets()));
+            *field = new.octets();
             let checksum = update16(be16(ip, 10), old_sum, new_sum);
             put16(ip, 10, checksum);
             Some((old_sum, new_sum))
         }
         (Family::V6, IpAddr::V6(new)) => {
-            let field = ip.get_mut(at..at + 16)?;
-            let old_sum = checksum::sum(field);
-            field.copy_from_slice(&new.octets());
-            Some((old_sum, checksum::sum(field)))
+            let field = ip.get_mut(at..)?.first_chunk_mut::<16>()?;
+            let (old_sum, new_sum) = (checksum::sum(field), checksum::sum(&new.octets()));
+            *field = new.octets();
+            Some((old_sum, new_sum))
         }
         _ => {
             debug_assert!(false, "an address of the other family");

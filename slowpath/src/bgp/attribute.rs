@@ -286,7 +286,8 @@ fn unknown(decoded: &mut Decoded, attribute: &Attribute<'_>) -> Result<(), Notif
     if attribute.flags & TRANSITIVE != 0 {
         decoded.attributes.unknown.push(UnknownAttribute {
             code: attribute.code,
-            flags: attribute.flags,
+            // The length's form is no property of the value; the low bits mean nothing (§4.3).
+            flags: attribute.flags & (OPTIONAL | TRANSITIVE | PARTIAL),
             value: attribute.value.to_vec(),
         });
     }

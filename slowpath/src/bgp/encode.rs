@@ -191,8 +191,7 @@ fn write_attributes(
     write_list(optional, kind::LARGE_COMMUNITIES, &flat(large), out);
     for unknown in &attributes.unknown {
         // RFC 4271 §5: passed on unrecognized, the Partial bit is set and never cleared again.
-        let flags = (unknown.flags & !EXTENDED_LENGTH) | PARTIAL;
-        write(flags, unknown.code, &unknown.value, out);
+        write(unknown.flags | PARTIAL, unknown.code, &unknown.value, out);
     }
 }
 

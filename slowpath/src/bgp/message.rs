@@ -243,3 +243,6 @@ pub fn encode_route_refresh(family: Family, out: &mut Vec<u8>) {
         out.extend_from_slice(&[high, low, 0, 1]);
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,11 +6,12 @@ use super::request::{AddRequest, CheckRequest, DelRequest, GcRequest};
 use super::result::{AddResult, CniError, ErrorCode, Interface, IpConfig, RouteConfig};
 use super::server::CniHandler;
 use crate::api::{self, Key, Kind, Resource, WorkloadEndpoint, WorkloadEndpointSpec};
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, PodPort};
 use crate::control::event::Event;
 use crate::control::keeper::Keeper;
-use crate::control::workloads::{Attach, Detach, PodPort, Record, Records};
+use crate::control::workloads::{Attach, Detach, Record, Records};
 use crate::datastore::{self, Datastore};
+use crate::host::netlink::{MacAddress, Netlink};
 use crate::host::netns::NetNs;
 use crate::host::pod::{self, PodInterface};
 use crate::ipam::{AssignRequest, Family, Ipam};
@@ -119,13 +120,13 @@ impl NodeHandler {
             };
             wanted.fixed = fixed.iter().copied().find(|a| Family::of(*a) == family);
             let got = self.ipam().assign(&wanted).map_err(|error| {
-                CniError::new(ErrorCode::TryAgainLater, "no address for the pod").with_details(error)
+                CniError::new(ErrorCode::TryAgain, "no address for the pod").with_details(error)
             })?;
             addresses.push(got.address);
         }
         if addresses.is_empty() {
             return Err(CniError::new(
-                ErrorCode::InvalidConfig,
+                ErrorCode::InvalidNetworkConfig,
                 "ipam.assign_ipv4 and ipam.assign_ipv6 are both false: the pod would get no address",
             ));
         }
@@ -137,7 +138,7 @@ impl NodeHandler {
         let mtu = configured.or_else(|| {
             // The doors have what the uplink takes, less the tunnel's header.
             let door = crate::host::links::FORWARD_PORT;
-            let mut netlink = crate::host::netlink::Netlink::open().ok()?;
+            let mut netlink = Netlink::open().ok()?;
             Some(netlink.link(door).ok()??.mtu)
         });
         mtu.unwrap_or(1480).min(u32::from(u16::MAX)) as u16
@@ -174,6 +175,7 @@ impl NodeHandler {
             mtu: self.mtu(request),
             mac: [0; 6],
             host_link: None,
+            ip_forwarding: request.config.container_settings.allow_ip_forwarding,
         };
         let mut interface = pod_interface(&record);
         interface.mac = match annotations.get(MAC_ANNOTATION) {
@@ -190,10 +192,11 @@ impl NodeHandler {
                 Some(fd)
             }
             PodPort::Veth => {
-                let host = NetNs::current().map_err(|e| {
-                    CniError::internal("the node's own namespace").with_details(e)
+                let mut netlink = Netlink::open().map_err(|error| {
+                    CniError::internal("the kernel can't be asked").with_details(error)
                 })?;
-                let veth = pod::attach_veth(&host, &namespace, &interface).map_err(failed)?;
+                let veth =
+                    pod::attach_veth(&mut netlink, &namespace, &interface).map_err(failed)?;
                 record.mac = veth.pod_mac.0;
                 record.host_link = Some(veth.host_link);
                 None
@@ -241,7 +244,7 @@ impl NodeHandler {
             endpoint.metadata.labels.insert(key.to_owned(), value.to_owned());
         }
         self.store.apply(endpoint.into()).map_err(|error| {
-            CniError::new(ErrorCode::TryAgainLater, "the WorkloadEndpoint can't be written")
+            CniError::new(ErrorCode::TryAgain, "the WorkloadEndpoint can't be written")
                 .with_details(error)
         })
     }
@@ -255,20 +258,25 @@ impl NodeHandler {
     ) -> Result<(), CniError> {
         let (reply, answer) = bounded(1);
         let attach = Box::new(Attach { record, tun, resource, reply });
-        let stopping = || CniError::new(ErrorCode::TryAgainLater, "the node agent is stopping");
+        let stopping = || CniError::new(ErrorCode::TryAgain, "the node agent is stopping");
         self.events.send(Event::Attach(attach)).map_err(|_| stopping())?;
         match answer.recv_timeout(PATIENCE) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(text)) => Err(CniError::internal(text)),
             Err(_) => Err(CniError::new(
-                ErrorCode::TryAgainLater,
+                ErrorCode::TryAgain,
                 "the pod's tables are not live in every worker yet",
             )),
         }
     }
 
     /// Takes away whatever there is of a pod's interface.
-    fn remove(&self, subject: &Subject, netns: Option<&Path>, interface: &str) -> Result<(), CniError> {
+    fn remove(
+        &self,
+        subject: &Subject,
+        netns: Option<&Path>,
+        interface: &str,
+    ) -> Result<(), CniError> {
         let (reply, answer) = bounded(1);
         let detach = Detach { port: subject.port.clone(), reply };
         if self.events.send(Event::Detach(detach)).is_ok() {
@@ -285,14 +293,14 @@ impl NodeHandler {
             Ok(_) | Err(datastore::Error::NotFound(_)) => {}
             Err(error) => {
                 return Err(CniError::new(
-                    ErrorCode::TryAgainLater,
+                    ErrorCode::TryAgain,
                     "the WorkloadEndpoint can't be deleted",
                 )
                 .with_details(error));
             }
         }
         self.ipam().release_handle(&subject.handle).map_err(|error| {
-            CniError::new(ErrorCode::TryAgainLater, "the pod's address can't be released")
+            CniError::new(ErrorCode::TryAgain, "the pod's address can't be released")
                 .with_details(error)
         })?;
         Ok(())
@@ -307,7 +315,7 @@ impl CniHandler for NodeHandler {
             &Key::namespaced(Kind::Pod, subject.namespace.clone(), subject.pod.clone()),
         )
         .map_err(|error| {
-            CniError::new(ErrorCode::TryAgainLater, "the Pod can't be read").with_details(error)
+            CniError::new(ErrorCode::TryAgain, "the Pod can't be read").with_details(error)
         })?;
         if let Some(other) = self.records.get(&subject.port)
             && (other.namespace != subject.namespace || other.pod != subject.pod)
@@ -337,7 +345,7 @@ impl CniHandler for NodeHandler {
         {
             // An old sandbox of a pod that has a new one: only the address is the old one's.
             return self.ipam().release_handle(&subject.handle).map(|_| ()).map_err(|error| {
-                CniError::new(ErrorCode::TryAgainLater, "the pod's address can't be released")
+                CniError::new(ErrorCode::TryAgain, "the pod's address can't be released")
                     .with_details(error)
             });
         }
@@ -420,8 +428,9 @@ pub fn pod_interface(record: &Record) -> PodInterface {
         addresses: record.addresses.clone(),
         mtu: u32::from(record.mtu),
         tx_queue_length: pod::TX_QUEUE_LENGTH,
+        ip_forwarding: record.ip_forwarding,
         mac: (record.kind == PodPort::Veth && record.mac != [0; 6])
-            .then_some(crate::host::netlink::MacAddress(record.mac)),
+            .then_some(MacAddress(record.mac)),
     }
 }
 
@@ -471,19 +480,19 @@ fn string_list(annotation: &str, text: &str) -> Result<Vec<String>, CniError> {
         .map_err(|_| bad_annotation(annotation, text, "a JSON list of strings, [\"…\"]"))
 }
 
-fn parse_mac(text: &str) -> Result<crate::host::netlink::MacAddress, CniError> {
+fn parse_mac(text: &str) -> Result<MacAddress, CniError> {
     let bytes: Vec<_> = text.split(':').map(|b| u8::from_str_radix(b, 16)).collect();
     let bytes: Option<Vec<u8>> = bytes.into_iter().map(Result::ok).collect();
     bytes
         .and_then(|b| <[u8; 6]>::try_from(b).ok())
         .filter(|mac| mac[0] & 1 == 0)
-        .map(crate::host::netlink::MacAddress)
+        .map(MacAddress)
         .ok_or_else(|| bad_annotation(MAC_ANNOTATION, text, "a unicast MAC address, 02:00:…"))
 }
 
 fn bad_annotation(name: &str, value: &str, right: &str) -> CniError {
     CniError::new(
-        ErrorCode::InvalidConfig,
+        ErrorCode::InvalidNetworkConfig,
         format!("the pod's annotation {name} is {value:?}; it has to be {right}"),
     )
 }

@@ -23,11 +23,8 @@ pub fn assemble(
         let id = endpoint_of(workload.port);
         let Some(slot) = endpoints.get_mut(id.0 as usize) else { continue };
         // A workload the engine has not judged yet stays closed.
-        let (egress, ingress) = policy
-            .guards
-            .get(&workload.key)
-            .copied()
-            .unwrap_or((Guard::Closed, Guard::Closed));
+        let (egress, ingress) =
+            policy.guards.get(&workload.key).copied().unwrap_or((Guard::Closed, Guard::Closed));
         *slot = EndpointEntry {
             port: workload.port,
             sources: workload.sources(),

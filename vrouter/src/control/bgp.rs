@@ -185,7 +185,7 @@ impl Builder<'_> {
             peer.local_address = None;
         }
         peer.next_hop_mode = match spec.next_hop_mode {
-            Some(ApiNextHop::SelfAddress) => NextHopMode::OwnAddress,
+            Some(ApiNextHop::Own) => NextHopMode::OwnAddress,
             Some(ApiNextHop::Keep) => NextHopMode::Keep,
             _ if spec.keep_original_next_hop => NextHopMode::Keep,
             _ => NextHopMode::Auto,
@@ -205,7 +205,7 @@ impl Builder<'_> {
             Some(IpNet::V6(net)) => Some(net.addr()),
             _ => None,
         };
-        peer.ipv6 = peer.next_hop_ipv6.is_some();
+        peer.families = [true, peer.next_hop_ipv6.is_some()];
         peer.export = self.export.clone();
         peer
     }
@@ -220,7 +220,7 @@ impl Builder<'_> {
     }
 
     fn selects(&self, selector: &str, labels: &BTreeMap<String, String>) -> bool {
-        policy::selector::parse(selector).is_ok_and(|s| s.matches(labels))
+        crate::selects(selector, labels)
     }
 }
 

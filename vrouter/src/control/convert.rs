@@ -4,8 +4,9 @@ use super::world::World;
 use crate::api::network_policy as api_policy;
 use crate::api::{self, Key, Kind, Resource, WorkloadEndpoint};
 use ipnet::IpNet;
+use policy::Change;
 use policy::model as engine;
-use policy::{Change, WorkloadKey};
+use policy::model::WorkloadKey;
 use std::collections::BTreeMap;
 
 /// What an object's coming, change or going means: the world already is as it is now.
@@ -19,22 +20,21 @@ pub fn changes(world: &World, about: &Resource) -> Vec<Change> {
                 name: key.name.as_str().into(),
                 labels: ns.metadata.labels.clone(),
             }),
-            _ => Change::RemoveNamespace(key.name.as_str().into()),
+            _ => Change::NamespaceGone(key.name.as_str().into()),
         }],
         Resource::NetworkPolicy(_) => vec![match there {
             Some(Resource::NetworkPolicy(policy)) => {
                 Change::NetworkPolicy(network_policy(namespace, &key.name, &policy.spec))
             }
-            _ => Change::RemoveNetworkPolicy {
-                namespace: namespace.into(),
-                name: key.name.as_str().into(),
-            },
+            _ => Change::PolicyGone(policy::rule::PolicyKey::network_policy(namespace, &key.name)),
         }],
         Resource::Pod(_) => pod_changes(world, namespace, &key.name),
         Resource::WorkloadEndpoint(endpoint) => {
             let mut changes = match there {
-                Some(Resource::WorkloadEndpoint(now)) => vec![Change::Workload(workload(world, now))],
-                _ => vec![Change::RemoveWorkload(workload_key(&key))],
+                Some(Resource::WorkloadEndpoint(now)) => {
+                    vec![Change::Workload(workload(world, now))]
+                }
+                _ => vec![Change::WorkloadGone(workload_key(&key))],
             };
             // A pod that was known by its Pod alone is known by its endpoint now, or again.
             changes.extend(pod_alone(world, namespace, &endpoint.spec.pod));
@@ -78,10 +78,10 @@ fn pod_alone(world: &World, namespace: &str, name: &str) -> Option<Change> {
     }
     let key = pod_key(namespace, name);
     let Some(Resource::Pod(pod)) = world.get(&Key::namespaced(Kind::Pod, namespace, name)) else {
-        return Some(Change::RemoveWorkload(key));
+        return Some(Change::WorkloadGone(key));
     };
     if endpoints_of(world, namespace, name).next().is_some() {
-        return Some(Change::RemoveWorkload(key));
+        return Some(Change::WorkloadGone(key));
     }
     Some(Change::Workload(engine::Workload {
         key,
@@ -90,7 +90,7 @@ fn pod_alone(world: &World, namespace: &str, name: &str) -> Option<Change> {
         ports: pod_ports(pod),
         local: false,
         host_network: pod.spec.host_network,
-        finished: pod.is_finished(),
+        finished: pod.status.is_finished(),
         service_account: pod.spec.service_account_name.as_str().into(),
     }))
 }
@@ -114,13 +114,12 @@ fn workload(world: &World, endpoint: &WorkloadEndpoint) -> engine::Workload {
         _ => None,
     };
     let labels = pod.map_or(&endpoint.metadata.labels, |p| &p.metadata.labels).clone();
-    let named = endpoint.spec.ports.iter().filter(|p| !p.name.is_empty()).map(|p| {
-        engine::NamedPort {
+    let named =
+        endpoint.spec.ports.iter().filter(|p| !p.name.is_empty()).map(|p| engine::NamedPort {
             name: p.name.as_str().into(),
             protocol: protocol(p.protocol),
             port: p.port,
-        }
-    });
+        });
     engine::Workload {
         key: workload_key(&key),
         labels,
@@ -128,7 +127,7 @@ fn workload(world: &World, endpoint: &WorkloadEndpoint) -> engine::Workload {
         ports: pod.map_or_else(|| named.collect(), |p| pod_ports(p)),
         local: endpoint.spec.node == world.me(),
         host_network: false,
-        finished: pod.is_some_and(|p| p.is_finished()),
+        finished: pod.is_some_and(|p| p.status.is_finished()),
         service_account: endpoint.spec.service_account_name.as_str().into(),
     }
 }

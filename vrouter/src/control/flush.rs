@@ -2,8 +2,9 @@
 
 use super::ports::{self, Port, endpoint_of};
 use super::topology::{kernel_routes, topology};
-use super::workloads::{Attach, PodPort, Workload};
+use super::workloads::{Attach, Workload};
 use super::{Control, Dirty, LIVE_PATIENCE, Waiting, assemble, bgp, convert, routing};
+use crate::config::PodPort;
 use crate::host::pod;
 use fastpath::io::{Queue, QueueError, tun::TunQueue};
 use fastpath::packet::PortId;
@@ -11,13 +12,15 @@ use fastpath::tables::Tunnels;
 use fastpath::tables::port::PortRole;
 use ipnet::IpNet;
 use slowpath::rib::table::{Source, Via};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Opening uplinks changes the ports, which changes next hops; twice is enough to settle.
 const ROUNDS: usize = 3;
+/// How long a worker may take to let go of a port.
+const DETACH_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Control {
     /// Compiles what is dirty and publishes one new generation.
@@ -187,7 +190,14 @@ impl Control {
         let key = convert::workload_key(&resource.key());
         let mac = record.mac;
         let resource_key = resource.key();
-        self.workloads.insert(Workload { key, resource: resource_key, port: id, record, granted, mac });
+        self.workloads.insert(Workload {
+            key,
+            resource: resource_key,
+            port: id,
+            record,
+            granted,
+            mac,
+        });
         self.learn(resource);
         self.dirty.workloads = true;
         self.dirty.policy = true;
@@ -202,7 +212,7 @@ impl Control {
     /// Closes a pod's port; false if there is none of that name.
     pub(super) fn detach(&mut self, name: &str) -> bool {
         let Some(workload) = self.workloads.remove(name) else { return false };
-        self.router.detach(workload.port);
+        self.router.detach(workload.port, DETACH_PATIENCE);
         self.uplinks.close_pod(name);
         self.ports.remove(workload.port);
         self.dirty.workloads = true;
@@ -219,7 +229,7 @@ impl Control {
             self.detach(&name);
             return;
         }
-        self.router.detach(port);
+        self.router.detach(port, DETACH_PATIENCE);
         self.ports.remove(port);
         self.uplinks.forget(port);
         self.host.forget(port);
@@ -263,4 +273,3 @@ impl Control {
 }
 
 type OpenPort<'a> = Box<dyn FnOnce(PortId) -> Result<Vec<Box<dyn Queue>>, String> + 'a>;
-

@@ -36,7 +36,13 @@ pub struct Holds {
 
 impl Holds {
     /// Holds a packet; true if it is the first for this neighbour, who should be asked for.
-    pub fn hold(&mut self, key: NeighbourKey, packet: Packet, in_port: PortId, now: Instant) -> bool {
+    pub fn hold(
+        &mut self,
+        key: NeighbourKey,
+        packet: Packet,
+        in_port: PortId,
+        now: Instant,
+    ) -> bool {
         let waiting = self.waiting.entry(key).or_default();
         let first = waiting.is_empty();
         if waiting.len() >= EACH || self.total >= TOTAL {

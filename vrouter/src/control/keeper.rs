@@ -94,7 +94,10 @@ impl Keeper {
                         tracing::warn!(name, %error, "the holder does not take a descriptor");
                     }
                 }
-                tracing::warn!(kept = inner.kept.len(), "the holder had died: a new one keeps everything");
+                tracing::warn!(
+                    kept = inner.kept.len(),
+                    "the holder had died: a new one keeps everything"
+                );
                 inner.holder = Some(holder);
             }
             Err(error) => tracing::error!(%error, "no holder can be started"),

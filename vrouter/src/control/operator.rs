@@ -189,7 +189,7 @@ impl Control {
                     "source": f.source, "sourcePort": f.source_port,
                     "destination": f.destination, "destinationPort": f.destination_port,
                     "interface": self.ports.get(f.in_port).map(|p| p.name.clone()),
-                    "state": f.phase.to_string(),
+                    "state": f.phase.name(),
                     "verdict": f.judgement.denied.map_or("allow", |reason| reason.name()),
                     "egressRule": self.rule_text(f.judgement.egress_rule),
                     "ingressRule": self.rule_text(f.judgement.ingress_rule),
@@ -238,7 +238,7 @@ impl Control {
             }
         };
         let rows = self.workloads.iter().map(|w| {
-            let in_force = self.policy.rules().get(&w.key);
+            let in_force = self.policy.rules(&w.key);
             json!({
                 "pod": format!("{}/{}", w.record.namespace, w.record.pod),
                 "interface": w.record.port,
@@ -254,14 +254,14 @@ impl Control {
         let drops: Vec<_> = DropReason::ALL
             .iter()
             .map(|r| {
-                let packets = counters.drops[r.index()];
+                let packets = counters.drops_for(*r);
                 json!({"reason": r.name(), "packets": packets, "meaning": r.describe()})
             })
             .collect();
         let punts: Vec<_> = PuntReason::ALL
             .iter()
             .map(|r| {
-                let packets = counters.punts[r.index()];
+                let packets = counters.punts_for(*r);
                 json!({"reason": r.name(), "packets": packets, "meaning": r.describe()})
             })
             .collect();
@@ -345,6 +345,10 @@ fn entry_value(entry: &RouteEntry) -> Value {
         "inUse": entry.in_use,
         "accepted": entry.accepted,
         "reason": entry.reason(),
-        "attributes": attributes.to_string(),
+        "nextHop": attributes.next_hop,
+        "asPath": attributes.as_path.to_string(),
+        "localPref": attributes.local_pref,
+        "med": attributes.med,
+        "origin": attributes.origin.to_string(),
     })
 }

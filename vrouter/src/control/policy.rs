@@ -4,7 +4,8 @@ use fastpath::acl::classes::AddressClasses;
 use fastpath::acl::classifier::Program;
 use fastpath::acl::{AddressMatch, AddressSet, RuleId, RuleList, SetId};
 use fastpath::tables::{Guard, ProgramId};
-use policy::{Change, Direction, EndpointRules, PolicyEngine, RuleName, WorkloadKey};
+use policy::model::WorkloadKey;
+use policy::{Change, Direction, EndpointRules, PolicyEngine, RuleName};
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -14,7 +15,6 @@ use std::sync::Arc;
 pub struct PolicyState {
     engine: PolicyEngine,
     sets: BTreeMap<SetId, AddressSet>,
-    rules: BTreeMap<WorkloadKey, EndpointRules>,
     names: BTreeMap<RuleId, RuleName>,
     compiled: PolicyTables,
 }
@@ -49,13 +49,13 @@ impl PolicyState {
         for id in flush.removed_sets {
             self.sets.remove(&id);
         }
-        for (key, rules) in flush.endpoints {
-            self.rules.insert(key, rules);
+        for id in flush.removed_rules {
+            self.names.remove(&id);
         }
-        for key in flush.removed {
-            self.rules.remove(&key);
+        self.names.extend(flush.rule_names);
+        for key in flush.over_limit {
+            tracing::error!(workload = ?key, "more rules than an endpoint may have: the rest is denied");
         }
-        self.names = flush.rule_names;
         if sets_changed {
             let sets = self.sets.values().cloned().collect();
             self.compiled.classes = Arc::new(AddressClasses::build(sets));
@@ -79,36 +79,31 @@ impl PolicyState {
         self.names.iter().map(|(id, name)| (*id, name))
     }
 
-    /// The rules in force for each local endpoint.
-    pub fn rules(&self) -> &BTreeMap<WorkloadKey, EndpointRules> {
-        &self.rules
+    /// The rules in force for a local endpoint.
+    pub fn rules(&self, key: &WorkloadKey) -> Option<&EndpointRules> {
+        self.engine.rules(key)
     }
 
     /// Endpoints with equal rules share one program. Programs are made anew with the classes they
     /// index; the stamp tells the workers whether a flow must be decided again.
     fn compile(&mut self) {
-        let mut ids: HashMap<&RuleList, ProgramId> = HashMap::new();
+        let mut ids: HashMap<Arc<RuleList>, ProgramId> = HashMap::new();
         let mut programs = Vec::new();
         let mut guards = BTreeMap::new();
-        for (key, rules) in &self.rules {
-            let mut guard = |direction: &'_ Direction| match direction {
-                Direction::Open => Guard::Open,
-                Direction::Rules(_) => Guard::Closed,
-            };
-            let (mut egress, mut ingress) = (guard(&rules.egress), guard(&rules.ingress));
-            for (slot, direction) in
-                [(&mut egress, &rules.egress), (&mut ingress, &rules.ingress)]
-            {
-                let Direction::Rules(list) = direction else { continue };
-                let id = *ids.entry(list).or_insert_with(|| {
-                    let stamp = stamp(list, &self.sets);
-                    let program = Program::compile(list.clone(), &self.compiled.classes, stamp);
-                    programs.push(Arc::new(program));
+        let (classes, sets) = (&self.compiled.classes, &self.sets);
+        let mut guard = |direction: &Direction| match direction {
+            Direction::Open => Guard::Open,
+            Direction::Rules(list) => {
+                let id = *ids.entry(Arc::clone(list)).or_insert_with(|| {
+                    let stamp = stamp(list, sets);
+                    programs.push(Arc::new(Program::compile((**list).clone(), classes, stamp)));
                     ProgramId(programs.len() as u32 - 1)
                 });
-                *slot = Guard::Program(id);
+                Guard::Program(id)
             }
-            guards.insert(key.clone(), (egress, ingress));
+        };
+        for (key, rules) in self.engine.endpoints() {
+            guards.insert(key.clone(), (guard(&rules.egress), guard(&rules.ingress)));
         }
         self.compiled.programs = programs.into();
         self.compiled.guards = guards;

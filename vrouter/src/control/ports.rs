@@ -75,10 +75,7 @@ impl Ports {
 
     /// Every port, by id.
     pub fn iter(&self) -> impl Iterator<Item = (PortId, &Port)> {
-        self.slots
-            .iter()
-            .enumerate()
-            .filter_map(|(i, p)| p.as_ref().map(|p| (PortId(i as u16), p)))
+        self.slots.iter().enumerate().filter_map(|(i, p)| p.as_ref().map(|p| (PortId(i as u16), p)))
     }
 
     /// What the workers see, indexed by id.

@@ -2,6 +2,7 @@
 
 use super::Control;
 use super::holds::Held;
+use crate::host::netlink::NeighbourState;
 use fastpath::outcome::PuntReason;
 use fastpath::packet::Packet;
 use fastpath::punt::{Inject, Punt};
@@ -60,7 +61,9 @@ impl Control {
         let key = match punt.next_hop {
             NextHop::Adjacency(id) | NextHop::Tunnel { adjacency: id, .. } => {
                 let tables = self.router.tables();
-                let Some(adjacency) = tables.adjacencies.get(id.0 as usize).copied() else { return };
+                let Some(adjacency) = tables.adjacencies.get(id.0 as usize).copied() else {
+                    return;
+                };
                 let link = self.ports.get(adjacency.port).and_then(|p| p.link);
                 link.map(|link| (link, adjacency.address))
             }
@@ -99,7 +102,7 @@ impl Control {
                     let (packet, in_port) = (held.packet, held.in_port);
                     self.router.inject(Inject::Resume { packet, in_port });
                 }
-            } else if neighbour.state.is_failed() {
+            } else if neighbour.state == NeighbourState::Failed {
                 for held in self.holds.release(key) {
                     self.refuse_held(held, now);
                 }

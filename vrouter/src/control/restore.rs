@@ -1,9 +1,10 @@
 //! What does a node take over from the forwarder before it? Doors, pods' devices, and their state.
 
 use super::Control;
-use super::workloads::{Attach, PodPort, Record, Records};
+use super::workloads::{Attach, Record, Records};
 use crate::api::{Key, Kind, Resource};
 use crate::cni::handler::pod_interface;
+use crate::config::PodPort;
 use crate::datastore;
 use crate::host::netns::NetNs;
 use crate::host::pod;

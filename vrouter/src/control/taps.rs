@@ -162,7 +162,6 @@ impl Words {
             }
             Step::Routed(next_hop) => json!({
                 "stage": "route",
-                "prefix": destination.and_then(|d| self.tables.fib.longest_match(d)).map(|(p, _)| p),
                 "nextHop": self.next_hop(*next_hop),
             }),
             Step::Judged { egress_rule, ingress_rule, denied } => json!({

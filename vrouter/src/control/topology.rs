@@ -56,7 +56,8 @@ pub fn kernel_routes(kernel: &KernelState, hidden: &BTreeSet<u32>) -> KernelRout
     let mut routes = KernelRoutes::default();
     for address in &kernel.addresses {
         let ip = address.net.addr();
-        let loopback = kernel.links.get(&address.link).is_some_and(|l| l.layer == LinkLayer::Loopback);
+        let loopback =
+            kernel.links.get(&address.link).is_some_and(|l| l.layer == LinkLayer::Loopback);
         // Link-local addresses exist once per link; 127/8 never leaves the node.
         if ip.is_loopback() || is_link_local(ip) && !loopback {
             continue;
@@ -88,10 +89,7 @@ pub fn kernel_routes(kernel: &KernelState, hidden: &BTreeSet<u32>) -> KernelRout
 }
 
 /// Routes of the main table that others made, the preferred of each prefix first.
-fn usable<'a>(
-    kernel: &'a KernelState,
-    hidden: &BTreeSet<u32>,
-) -> impl Iterator<Item = &'a Route> {
+fn usable<'a>(kernel: &'a KernelState, hidden: &BTreeSet<u32>) -> impl Iterator<Item = &'a Route> {
     let mut routes: Vec<_> = kernel
         .routes()
         .filter(|r| r.tos == 0 && r.protocol != OWN_PROTOCOL)

@@ -1,16 +1,18 @@
 //! Which interfaces does the router take packets from, and by which doors does it reach the
 //! node's own kernel?
 
+use super::Control;
 use super::event::Event;
 use super::ports::{Port, ip_entry};
-use super::Control;
 use crate::api::{self, ippool::AllowedUse};
 use crate::host::links::{self, FORWARD_PORT, HostPorts};
 use crate::host::netlink::LinkLayer;
 use crate::host::pod::TX_QUEUE_LENGTH;
 use crate::host::state::KernelState;
 use fastpath::io::tun::{TunOptions, TunQueue};
-use fastpath::io::uplink::{Sets, Uplink, UplinkControl, UplinkOptions, open_uplink, open_veth_pod};
+use fastpath::io::uplink::{
+    Sets, Uplink, UplinkControl, UplinkOptions, open_uplink, open_veth_pod,
+};
 use fastpath::io::{Framing, Queue};
 use fastpath::packet::PortId;
 use fastpath::tables::port::{PortEntry, PortRole};
@@ -127,7 +129,8 @@ impl Control {
         if let Some(mtu) = self.config.ipip_mtu {
             return mtu;
         }
-        let uplink = self.node_link().and_then(|l| self.kernel.links.get(&l)).map_or(1500, |l| l.mtu);
+        let uplink =
+            self.node_link().and_then(|l| self.kernel.links.get(&l)).map_or(1500, |l| l.mtu);
         uplink.min(u32::from(u16::MAX)) - IPIP_OVERHEAD
     }
 

@@ -1,9 +1,10 @@
 //! Which pods hang on this node's router, and what is kept of them for a restart?
 
 use crate::api::Key;
+use crate::config::PodPort;
 use fastpath::packet::PortId;
 use ipnet::IpNet;
-use policy::WorkloadKey;
+use policy::model::WorkloadKey;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,17 +12,6 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-
-/// What a pod's interface is made of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub enum PodPort {
-    /// A TUN device in the pod.
-    #[default]
-    Tun,
-    /// A veth pair whose host end carries AF_XDP.
-    Veth,
-}
 
 /// What a restart must know of a pod's interface; one file each in the run directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,6 +43,9 @@ pub struct Record {
     /// The host end's interface index, of a veth.
     #[serde(default)]
     pub host_link: Option<u32>,
+    /// The pod's kernel may forward.
+    #[serde(default)]
+    pub ip_forwarding: bool,
 }
 
 /// A pod's port is made and wants to be in the tables.
@@ -216,6 +209,7 @@ mod tests {
             mtu: 1480,
             mac: [0; 6],
             host_link: None,
+            ip_forwarding: false,
         };
         records.put(&record).expect("written");
         fs::write(directory.path().join("endpoints/broken.json"), "{").expect("written");

@@ -230,7 +230,8 @@ impl<'a> Pcap<'a> {
             bytes
         } else {
             original_len += 14;
-            let kind = if bytes.first().is_some_and(|b| b >> 4 == 6) { [0x86, 0xdd] } else { [8, 0] };
+            let kind =
+                if bytes.first().is_some_and(|b| b >> 4 == 6) { [0x86, 0xdd] } else { [8, 0] };
             [&[0; 12][..], &kind, &bytes].concat()
         };
         let way = captured["way"].as_str().unwrap_or_default();

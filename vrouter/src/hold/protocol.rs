@@ -3,6 +3,7 @@
 //! One request, one reply, each one datagram. Integers are little-endian.
 //! Request: operation (1), length of the name (1), name, metadata. Reply: status (1), payload.
 
+use std::fmt;
 use std::os::fd::OwnedFd;
 
 use super::wire::Message;
@@ -40,6 +41,21 @@ pub(super) struct Request<'a> {
     pub(super) metadata: &'a [u8],
 }
 
+/// What is wrong with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Malformed {
+    #[error("the request is shorter than its two bytes of header")]
+    TooShort,
+    #[error("operation {0} is unknown")]
+    UnknownOperation(u8),
+    #[error("the name is cut off")]
+    NameCutOff,
+    #[error("the name is not UTF-8")]
+    NameNotText,
+    #[error("the metadata has {0} bytes, at most 4096 are kept")]
+    MetadataTooLarge(usize),
+}
+
 /// How it went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Status {
@@ -75,15 +91,15 @@ impl<'a> Request<'a> {
         Ok(bytes)
     }
 
-    /// Reads a request; the error is a sentence for the other side.
-    pub(super) fn decode(bytes: &'a [u8]) -> Result<Self, &'static str> {
-        let [code, length, rest @ ..] = bytes else { return Err("the request is too short") };
-        let operation = Operation::from_code(*code).ok_or("the operation is unknown")?;
+    /// Reads a request.
+    pub(super) fn decode(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let [code, length, rest @ ..] = bytes else { return Err(Malformed::TooShort) };
+        let operation = Operation::from_code(*code).ok_or(Malformed::UnknownOperation(*code))?;
         let (name, metadata) =
-            rest.split_at_checked(usize::from(*length)).ok_or("the name is cut off")?;
-        let name = str::from_utf8(name).map_err(|_| "the name is not UTF-8")?;
+            rest.split_at_checked(usize::from(*length)).ok_or(Malformed::NameCutOff)?;
+        let name = str::from_utf8(name).map_err(|_| Malformed::NameNotText)?;
         if metadata.len() > MAX_METADATA {
-            return Err("the metadata is larger than 4096 bytes");
+            return Err(Malformed::MetadataTooLarge(metadata.len()));
         }
         Ok(Self { operation, name, metadata })
     }
@@ -119,8 +135,8 @@ impl Reply {
         Self { status: Status::Missing, payload: Vec::new(), fd: None }
     }
 
-    pub(super) fn refused(reason: &str) -> Self {
-        Self { status: Status::Refused, payload: reason.as_bytes().to_vec(), fd: None }
+    pub(super) fn refused(reason: impl fmt::Display) -> Self {
+        Self { status: Status::Refused, payload: reason.to_string().into_bytes(), fd: None }
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {

@@ -162,7 +162,7 @@ impl Server {
                 None => Reply::missing(),
                 Some((fd, metadata)) => match fd.try_clone() {
                     Ok(fd) => Reply { fd: Some(fd), ..Reply::done(metadata.clone()) },
-                    Err(error) => Reply::refused(&error.to_string()),
+                    Err(error) => Reply::refused(error),
                 },
             },
             Operation::List => {

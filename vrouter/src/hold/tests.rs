@@ -117,6 +117,45 @@ fn a_descriptor_outlives_the_killed_process_that_put_it() {
 }
 
 #[test]
+fn what_a_pod_sends_waits_while_no_forwarder_runs() {
+    use crate::host::netlink::Netlink;
+    use crate::host::netns::{NetNs, run_in};
+    use crate::host::pod::{PodInterface, attach_tun};
+
+    let fixture = Fixture::new();
+    let namespace = NetNs::new_anonymous().unwrap();
+    let pod = PodInterface {
+        name: "eth0".into(),
+        port: "cali00000000001".into(),
+        addresses: vec!["10.244.1.5".parse().unwrap()],
+        mtu: 1480,
+        tx_queue_length: 5000,
+        mac: None,
+        ip_forwarding: false,
+    };
+    let tun = attach_tun(&namespace, &pod).unwrap();
+    fixture.holder().put("tun/cali00000000001", &tun, &[]).unwrap();
+    drop(tun);
+    // No forwarder now, and more packets than the device's usual queue of 500 would keep.
+    let send_all = || {
+        let socket = std::net::UdpSocket::bind("10.244.1.5:0").unwrap();
+        for n in 0..2000u16 {
+            socket.send_to(&n.to_be_bytes(), "10.99.0.1:9").unwrap();
+        }
+    };
+    run_in(&namespace, send_all).unwrap();
+    let link = Netlink::open_in(&namespace).unwrap().link("eth0").unwrap().unwrap();
+    assert!(link.carrier, "the pod does not notice");
+    let (tun, _) = fixture.holder().get("tun/cali00000000001").unwrap().unwrap();
+    let mut buffer = [0; 2000];
+    let numbers = (0..2000u16).map(|_| {
+        let length = nix::unistd::read(&tun, &mut buffer).unwrap();
+        u16::from_be_bytes(buffer[length - 2..length].try_into().unwrap())
+    });
+    assert!(numbers.eq(0..2000), "all are there, in order");
+}
+
+#[test]
 fn put_replaces_list_tells_and_release_closes() {
     let fixture = Fixture::new();
     let mut holder = fixture.holder();

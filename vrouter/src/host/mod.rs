@@ -12,7 +12,6 @@ pub mod netns;
 pub mod pod;
 pub mod state;
 mod sysctl;
-mod tun_open;
 
 pub use forward::ForwardError;
 pub use sysctl::SysctlError;

@@ -10,6 +10,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 
+use fastpath::io::tun::{self, TunOptions, UNUSED_OWNER};
 use ipnet::IpNet;
 use sha1::{Digest, Sha1};
 
@@ -19,7 +20,6 @@ use super::netlink::{
 };
 use super::netns::{NetNs, NetNsError, run_in};
 use super::sysctl::{self, SysctlError};
-use super::tun_open::{self, TunOptions};
 
 /// What a pod's interface is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub struct PodInterface {
     pub tx_queue_length: u32,
     /// The pod end's MAC of a veth pair; `None` lets the kernel choose.
     pub mac: Option<MacAddress>,
+    /// Whether the pod may forward packets.
+    pub ip_forwarding: bool,
 }
 
 /// A veth pair as attached.
@@ -56,9 +58,6 @@ pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0xecee, 0xeeff, 
 pub const HOST_MAC: MacAddress = MacAddress([0xee; 6]);
 /// The queue a pod's interface gets unless said otherwise: five seconds at 1000 packets a second.
 pub const TX_QUEUE_LENGTH: u32 = 5_000;
-/// Nobody has this uid: with it as owner no process in the pod can attach to the device and change
-/// its header format.
-const UNUSED_UID: u32 = 2_147_483_646;
 
 /// Why a pod's interface could not be set up or taken away.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +76,7 @@ pub enum PodError {
         source: NetlinkError,
     },
     /// The device could not be opened.
-    #[error("TUN device {interface} in {namespace}: {source}")]
+    #[error("interface {interface} in {namespace}: {source}")]
     Open {
         /// The interface.
         interface: String,
@@ -120,7 +119,9 @@ pub fn attach_tun(namespace: &NetNs, pod: &PodInterface) -> Result<OwnedFd, PodE
     let step = Step { namespace, pod };
     let mut netlink = step.netlink()?;
     step.remove(&mut netlink)?;
-    step.open_and_set_up(&mut netlink)
+    step.open_and_set_up(&mut netlink).inspect_err(|_| {
+        let _ = step.remove(&mut netlink);
+    })
 }
 
 /// Takes over the pod's TUN interface if it is still there (without a reader: after the holder's
@@ -149,6 +150,7 @@ pub fn attach_veth(
     if let Some(stale) = host.link(&pod.port).map_err(failed)? {
         host.delete_link(stale.index).map_err(failed)?;
     }
+    step.set_forwarding()?;
     host.create_veth(&VethPair {
         name: &pod.port,
         peer_name: &pod.name,
@@ -158,22 +160,15 @@ pub fn attach_veth(
         mtu: pod.mtu,
     })
     .map_err(failed)?;
-    let near = host.link(&pod.port).map_err(failed)?.ok_or_else(|| step.vanished())?;
-    silence(&pod.port)?;
-    let up = LinkChange { up: Some(true), no_link_local: true, ..LinkChange::default() };
-    host.change_link(near.index, &up).map_err(failed)?;
-    let far = step.find(&mut netlink)?.ok_or_else(|| step.vanished())?;
-    step.bring_up(&mut netlink, &far)?;
-    step.address_and_route(&mut netlink, &far)?;
-    let pod_mac = far.mac.ok_or_else(|| step.wrong("it has no MAC address".into()))?;
-    Ok(AttachedVeth { host_link: near.index, pod_mac })
+    step.set_up_veth(host, &mut netlink).inspect_err(|_| {
+        let _ = step.remove(&mut netlink);
+    })
 }
 
 /// Takes a pod's interface away, of either sort; `Ok(false)` if it was not there. A veth's host end
 /// goes with it.
 pub fn detach(namespace: &NetNs, name: &str) -> Result<bool, PodError> {
-    let mut netlink =
-        Netlink::open_in(namespace).map_err(|source| failed(namespace, name, source))?;
+    let mut netlink = open_in(namespace, name)?;
     delete(&mut netlink, namespace, name)
 }
 
@@ -236,7 +231,7 @@ struct Step<'a> {
 
 impl Step<'_> {
     fn netlink(&self) -> Result<Netlink, PodError> {
-        Netlink::open_in(self.namespace).map_err(|source| self.failed(source))
+        open_in(self.namespace, &self.pod.name)
     }
 
     fn find(&self, netlink: &mut Netlink) -> Result<Option<Link>, PodError> {
@@ -249,9 +244,11 @@ impl Step<'_> {
 
     fn open_and_set_up(&self, netlink: &mut Netlink) -> Result<OwnedFd, PodError> {
         // Single queue: then nobody in the pod can attach beside us while a descriptor is open.
-        let options = TunOptions { owner: Some(UNUSED_UID), multi_queue: false, persist: true };
+        self.set_forwarding()?;
+        // The owner shuts everybody else out while none is.
+        let options = TunOptions { owner: Some(UNUSED_OWNER), multi_queue: false, persist: true };
         let name = &self.pod.name;
-        let fd = run_in(self.namespace, || tun_open::open(name, options))?.map_err(|source| {
+        let fd = run_in(self.namespace, || tun::open(name, options))?.map_err(|source| {
             PodError::Open {
                 interface: name.clone(),
                 namespace: self.namespace.path().display().to_string(),
@@ -275,6 +272,36 @@ impl Step<'_> {
         self.bring_up(netlink, &link)?;
         self.address_and_route(netlink, &link)?;
         Ok(fd)
+    }
+
+    /// The steps after a veth pair is made.
+    fn set_up_veth(
+        &self,
+        host: &mut Netlink,
+        netlink: &mut Netlink,
+    ) -> Result<AttachedVeth, PodError> {
+        let failed = |source| self.failed(source);
+        let near = host.link(&self.pod.port).map_err(failed)?.ok_or_else(|| self.vanished())?;
+        silence(&self.pod.port)?;
+        let up = LinkChange { up: Some(true), no_link_local: true, ..LinkChange::default() };
+        host.change_link(near.index, &up).map_err(failed)?;
+        let far = self.find(netlink)?.ok_or_else(|| self.vanished())?;
+        self.bring_up(netlink, &far)?;
+        self.address_and_route(netlink, &far)?;
+        let pod_mac = far.mac.ok_or_else(|| self.wrong("it has no MAC address".into()))?;
+        Ok(AttachedVeth { host_link: near.index, pod_mac })
+    }
+
+    /// A new namespace inherits IPv4 forwarding from the host, where it is on.
+    fn set_forwarding(&self) -> Result<(), PodError> {
+        let value = if self.pod.ip_forwarding { "1" } else { "0" };
+        run_in(self.namespace, || {
+            sysctl::set("ipv4/ip_forward", value)?;
+            if std::path::Path::new("/proc/sys/net/ipv6").exists() {
+                sysctl::set("ipv6/conf/all/forwarding", value)?;
+            }
+            Ok(())
+        })?
     }
 
     fn bring_up(&self, netlink: &mut Netlink, link: &Link) -> Result<(), PodError> {
@@ -311,11 +338,7 @@ impl Step<'_> {
     }
 
     fn wrong(&self, what: String) -> PodError {
-        PodError::Wrong {
-            interface: self.pod.name.clone(),
-            namespace: self.namespace.path().display().to_string(),
-            what,
-        }
+        wrong(self.namespace, &self.pod.name, what)
     }
 }
 
@@ -331,9 +354,28 @@ fn silence(port: &str) -> Result<(), PodError> {
 
 fn delete(netlink: &mut Netlink, namespace: &NetNs, name: &str) -> Result<bool, PodError> {
     let failed = |source| failed(namespace, name, source);
-    match netlink.link(name).map_err(failed)? {
-        Some(link) => netlink.delete_link(link.index).map_err(failed),
-        None => Ok(false),
+    let Some(link) = netlink.link(name).map_err(failed)? else { return Ok(false) };
+    if !matches!(link.kind.as_deref(), Some("tun" | "veth")) {
+        let kind = link.kind.as_deref().unwrap_or("hardware");
+        let what = format!("it is of kind {kind}; this node makes and removes tun and veth only");
+        return Err(wrong(namespace, name, what));
+    }
+    netlink.delete_link(link.index).map_err(failed)
+}
+
+/// A path that leads to the host's own namespace would cost the node its network.
+fn open_in(namespace: &NetNs, name: &str) -> Result<Netlink, PodError> {
+    if NetNs::current()?.id() == namespace.id() {
+        return Err(wrong(namespace, name, "this is the host's own namespace, no pod's".into()));
+    }
+    Netlink::open_in(namespace).map_err(|source| failed(namespace, name, source))
+}
+
+fn wrong(namespace: &NetNs, name: &str, what: String) -> PodError {
+    PodError::Wrong {
+        interface: name.into(),
+        namespace: namespace.path().display().to_string(),
+        what,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What does the kernel's networking look like now, as far as events tell?
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::BitOr;
@@ -14,7 +15,8 @@ use super::netlink::{Address, Family, Link, Neighbour, Netlink, NetlinkError, Ro
 pub struct KernelState {
     /// Devices by index.
     pub links: BTreeMap<u32, Link>,
-    /// Addresses, in the kernel's order.
+    /// Usable addresses by device, IPv4 first and in the kernel's order: the first is what it sends
+    /// from. IPv6 addresses under detection of duplicates are not in it: nobody tells of them.
     pub addresses: Vec<Address>,
     /// Neighbours by device and address.
     pub neighbours: BTreeMap<(u32, IpAddr), Neighbour>,
@@ -75,7 +77,12 @@ impl KernelState {
         for link in netlink.links()? {
             state.links.insert(link.index, link);
         }
-        state.addresses = netlink.addresses()?;
+        // In the kernel's order already, which for IPv4 means something.
+        for address in netlink.addresses()?.into_iter().filter(|address| !address.tentative) {
+            let end = state.addresses.partition_point(|known| group(known) <= group(&address));
+            let place = if address.net.addr().is_ipv4() { end } else { state.place_of(&address) };
+            state.addresses.insert(place, address);
+        }
         for neighbour in netlink.neighbours()? {
             state.neighbours.insert((neighbour.link, neighbour.address), neighbour);
         }
@@ -104,12 +111,16 @@ impl KernelState {
     /// The main table's route to an address: longest prefix, then smallest metric, with a next hop
     /// whose device is up where it has next hops at all.
     pub fn route_to(&self, destination: IpAddr) -> Option<&Route> {
-        self.routes()
-            .filter(|route| route.tos == 0 && route.destination.contains(&destination))
-            .filter(|route| {
+        let longest = Family::of(destination).host_prefix();
+        (0..=longest).rev().find_map(|length| {
+            let prefix = IpNet::new(destination, length).ok()?.trunc();
+            let first = RouteKey { destination: prefix, tos: 0, metric: 0 };
+            let last = RouteKey { metric: u32::MAX, ..first };
+            let usable = |route: &&Route| {
                 route.next_hops.is_empty() || route.next_hops.iter().any(|hop| !hop.dead)
-            })
-            .min_by_key(|route| (128 - route.destination.prefix_len(), route.metric))
+            };
+            self.routes.range(first..=last).flat_map(|(_, routes)| routes).find(usable)
+        })
     }
 
     /// Takes an event in and says what it changed. An event that tells what is known already
@@ -118,6 +129,7 @@ impl KernelState {
         match event {
             KernelEvent::Link(link) => self.link_changed(link),
             KernelEvent::LinkGone { index } => self.link_gone(*index),
+            KernelEvent::Address(address) if address.tentative => self.address_gone(address),
             KernelEvent::Address(address) => self.address_changed(address),
             KernelEvent::AddressGone(address) => self.address_gone(address),
             KernelEvent::Route { route, .. } | KernelEvent::RouteGone(route)
@@ -183,10 +195,20 @@ impl KernelState {
                 Changed::ADDRESSES
             }
             None => {
-                self.addresses.push(address.clone());
+                self.addresses.insert(self.place_of(address), address.clone());
                 Changed::ADDRESSES
             }
         }
+    }
+
+    /// Where a new address belongs.
+    fn place_of(&self, address: &Address) -> usize {
+        let before = |known: &Address| match group(known).cmp(&group(address)) {
+            Ordering::Equal if address.net.addr().is_ipv6() => known.net < address.net,
+            Ordering::Equal => address.secondary || known.precedes_primary(address),
+            order => order == Ordering::Less,
+        };
+        self.addresses.iter().rposition(before).map_or(0, |last| last + 1)
     }
 
     fn address_gone(&mut self, address: &Address) -> Changed {
@@ -194,8 +216,15 @@ impl KernelState {
         self.addresses.retain(|known| !known.is_same(address));
         let ip = address.net.addr();
         let elsewhere = self.addresses.iter().any(|known| known.net.addr() == ip);
-        // Routes whose source address is gone go with it; the kernel does not tell.
-        let routes = !elsewhere && self.retain_routes(|route| route.source != Some(ip));
+        // None of this is told: IPv4 routes go with their source address, IPv6 routes of the same
+        // device go on without it.
+        let routes = self.retain_routes(|route| {
+            let named = route.source == Some(ip);
+            if named && ip.is_ipv6() && route.next_hops.iter().any(|hop| hop.link == address.link) {
+                route.source = None;
+            }
+            !(named && ip.is_ipv4() && !elsewhere)
+        });
         Changed::ADDRESSES.when(before != self.addresses.len()) | Changed::ROUTES.when(routes)
     }
 
@@ -207,7 +236,7 @@ impl KernelState {
         let existing = match Family::of(route.destination.addr()) {
             Family::V4 => (place == RoutePlace::Replace && !known.is_empty()).then_some(0),
             // IPv6 joins routes with gateways into one multipath route and announces it whole;
-            // without a gateway they stand side by side (fe80::/64 of each device).
+            // without a gateway they stand side by side (fe80::/64 of each device), new ones last.
             Family::V6 => known
                 .iter()
                 .position(|other| {
@@ -217,7 +246,9 @@ impl KernelState {
         };
         match existing {
             Some(index) => known[index] = route.clone(),
-            None if place == RoutePlace::First => known.insert(0, route.clone()),
+            None if place == RoutePlace::First && route.destination.addr().is_ipv4() => {
+                known.insert(0, route.clone());
+            }
             None => known.push(route.clone()),
         }
         true
@@ -235,6 +266,10 @@ impl KernelState {
         };
         let found = &mut known[index];
         found.next_hops.retain(|hop| !route.next_hops.iter().any(|gone| gone.is_same(hop)));
+        if let [last] = found.next_hops.as_mut_slice() {
+            // What is no multipath route any more has no shares.
+            last.weight = 1;
+        }
         if found.next_hops.is_empty() {
             known.remove(index);
         }
@@ -258,6 +293,11 @@ impl KernelState {
         });
         changed
     }
+}
+
+/// What addresses are sorted by before anything else.
+fn group(address: &Address) -> (u32, Family) {
+    (address.link, Family::of(address.net.addr()))
 }
 
 impl RouteKey {

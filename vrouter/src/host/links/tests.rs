@@ -3,10 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::process::Command;
 
+use fastpath::io::tun::{self, TunOptions};
+
 use super::*;
 use crate::host::netlink::LinkLayer;
 use crate::host::netns::{NetNs, run_in};
-use crate::host::tun_open::{self, TunOptions};
 
 /// Runs a test inside a namespace with both TUN devices open.
 fn on_a_host(test: impl FnOnce(&mut Netlink) + Send) {
@@ -22,7 +23,7 @@ fn on_a_host(test: impl FnOnce(&mut Netlink) + Send) {
 }
 
 fn open(name: &str) -> OwnedFd {
-    tun_open::open(name, TunOptions::default()).unwrap()
+    tun::open(name, TunOptions::default()).unwrap()
 }
 
 fn wanted(pools: &[&str]) -> HostPorts {

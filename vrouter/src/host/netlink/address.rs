@@ -67,6 +67,12 @@ impl Address {
         self.link == other.link && self.net == other.net
     }
 
+    /// Whether the kernel keeps this IPv4 address before a new primary one of the same device:
+    /// primaries come by falling scope number, then in the order they were added.
+    pub(in crate::host) fn precedes_primary(&self, new: &Self) -> bool {
+        !self.secondary && new.scope.to_u8() <= self.scope.to_u8()
+    }
+
     /// Reads an address out of a `NewAddress` or `DelAddress` message.
     pub(in crate::host) fn from_netlink(message: &RouteNetlinkMessage) -> Option<Self> {
         let (RouteNetlinkMessage::NewAddress(message) | RouteNetlinkMessage::DelAddress(message)) =

@@ -101,7 +101,7 @@ impl RouteScope {
         }
     }
 
-    fn to_u8(self) -> u8 {
+    pub(super) fn to_u8(self) -> u8 {
         match self {
             Self::Universe => 0,
             Self::Link => 253,

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::*;
-use crate::host::monitor::{KernelEvent, Monitor};
+use crate::host::monitor::{KernelEvent, Monitor, RoutePlace};
 use crate::host::state::{Changed, KernelState};
 
 fn net(text: &str) -> IpNet {
@@ -294,4 +294,136 @@ fn lost_events_are_announced() {
     let events = monitor.read().unwrap();
     assert!(events.contains(&KernelEvent::Overrun));
     assert!(KernelState::default().apply(&KernelEvent::Overrun).any(Changed::OVERRUN));
+}
+
+#[test]
+fn the_longest_prefix_then_the_smallest_metric_wins() {
+    let mut state = KernelState::default();
+    let mut add = |destination: &str, metric, link| {
+        let route = Route { metric, ..Route::new(net(destination), NextHop::device(link)) };
+        state.apply(&KernelEvent::Route { route, place: RoutePlace::First });
+    };
+    add("0.0.0.0/0", 100, 1);
+    add("0.0.0.0/0", 50, 2);
+    add("10.0.0.0/8", 0, 3);
+    add("10.1.2.3/32", 7, 4);
+    add("::/0", 1024, 5);
+    let mut dead = Route::new(net("10.1.0.0/16"), NextHop { dead: true, ..NextHop::device(6) });
+    state.apply(&KernelEvent::Route { route: dead.clone(), place: RoutePlace::First });
+    let by = |state: &KernelState, to| state.route_to(ip(to)).map(|r| r.next_hops[0].link);
+    assert_eq!(by(&state, "192.0.2.1"), Some(2));
+    assert_eq!(by(&state, "10.1.9.9"), Some(3), "not by a dead device");
+    assert_eq!(by(&state, "10.1.2.3"), Some(4));
+    assert_eq!(by(&state, "2001:db8::1"), Some(5));
+    dead.next_hops[0].dead = false;
+    state.apply(&KernelEvent::Route { route: dead, place: RoutePlace::Replace });
+    assert_eq!(by(&state, "10.1.9.9"), Some(6));
+}
+
+/// A small deterministic generator (xorshift), so that a failure can be repeated by its seed.
+struct Dice(u32);
+
+impl Dice {
+    fn below(&mut self, end: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 17;
+        self.0 ^= self.0 << 5;
+        self.0 % end
+    }
+}
+
+/// One random change; refusals of the kernel are part of the game.
+fn random_change(dice: &mut Dice, netlink: &mut Netlink, links: [u32; 2]) {
+    let link = links[dice.below(2) as usize];
+    let other = links[dice.below(2) as usize];
+    let n = dice.below(4);
+    let v6 = dice.below(2) == 1;
+    let (gateway, destination, address) = if v6 {
+        (format!("fd08::{}", n + 2), format!("fd20:{n}::/64"), format!("fd07::{n}/128"))
+    } else {
+        (format!("10.8.0.{}", n + 2), format!("10.2{n}.0.0/16"), format!("10.7.0.{n}/32"))
+    };
+    let mut route = Route {
+        metric: 1024 + dice.below(2),
+        ..Route::new(net(&destination), NextHop::via(link, ip(&gateway)))
+    };
+    match dice.below(12) {
+        0 => drop(netlink.add_address(link, net(&address))),
+        1 => drop(netlink.delete_address(link, net(&address))),
+        2 => drop(netlink.add_route(&route)),
+        3 => drop(netlink.replace_route(&route)),
+        4 => drop(netlink.delete_route(&route)),
+        5 | 6 => {
+            let second = if v6 { "fd08::9" } else { "10.8.0.9" };
+            route.next_hops.push(NextHop { weight: 2, ..NextHop::via(other, ip(second)) });
+            drop(netlink.replace_route(&route));
+        }
+        7 => {
+            route.source = Some(net(&address).addr());
+            drop(netlink.add_route(&route));
+        }
+        8 => {
+            route = Route { metric: route.metric, ..Route::blackhole(net(&destination)) };
+            drop(netlink.add_route(&route));
+        }
+        9 => {
+            let down = LinkChange { up: Some(false), ..LinkChange::default() };
+            netlink.change_link(link, &down).unwrap();
+        }
+        10 => {
+            let mtu = LinkChange { mtu: Some(1400 + dice.below(100)), ..LinkChange::default() };
+            netlink.change_link(link, &mtu).unwrap();
+        }
+        _ => {
+            netlink.change_link(link, &UP).unwrap();
+            let own = if v6 { "fd08::1/64" } else { "10.8.0.1/24" };
+            drop(netlink.add_address(links[0], net(own)));
+        }
+    }
+}
+
+#[test]
+fn after_any_changes_the_state_from_events_is_what_a_dump_shows() {
+    for seed in 1..=12u32 {
+        let (near, mut netlink, first, _far, _far_netlink, _) = joined();
+        netlink.create_link("d1", "bridge").unwrap();
+        let second = netlink.link("d1").unwrap().unwrap().index;
+        run_in(&near, || {
+            for place in ["all", "near", "d1"] {
+                // Without waiting for duplicates each step settles at once.
+                let path = format!("/proc/sys/net/ipv6/conf/{place}/accept_dad");
+                std::fs::write(path, "0").unwrap();
+            }
+        })
+        .unwrap();
+        let mut monitor = Monitor::open_in(&near).unwrap();
+        let mut state = KernelState::dump(&mut netlink).unwrap();
+        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9));
+        for step in 0..60 {
+            random_change(&mut dice, &mut netlink, [first, second]);
+            // Duplicate address detection and carriers take their time, so the two may differ for
+            // a moment; neighbours come and go by themselves.
+            let mut dumped = KernelState::default();
+            let settled = (0..400).any(|_| {
+                for event in monitor.read().unwrap() {
+                    state.apply(&event);
+                }
+                dumped = KernelState::dump(&mut netlink).unwrap();
+                dumped.neighbours.clone_from(&state.neighbours);
+                let same = dumped == state;
+                if !same {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                same
+            });
+            if !settled {
+                assert_eq!(
+                    state.routes().collect::<Vec<_>>(),
+                    dumped.routes().collect::<Vec<_>>(),
+                    "seed {seed}, step {step}: routes from events, dumped"
+                );
+                assert_eq!(state, dumped, "seed {seed}, step {step}: from events, dumped");
+            }
+        }
+    }
 }

@@ -14,6 +14,7 @@ fn pod(port: &str) -> PodInterface {
         mtu: 1480,
         tx_queue_length: TX_QUEUE_LENGTH,
         mac: None,
+        ip_forwarding: false,
     }
 }
 
@@ -91,7 +92,7 @@ fn the_device_is_set_up_quiet_and_closed_to_others() {
     let mut nothing = [0; 2000];
     assert_eq!(nix::unistd::read(&fd, &mut nothing), Err(nix::errno::Errno::EAGAIN));
     let busy = reattach_tun(&namespace, &pod("")).unwrap_err();
-    assert!(busy.to_string().contains("TUN device eth0"), "{busy}");
+    assert!(busy.to_string().contains("TUN device eth0: open"), "{busy}");
 }
 
 #[test]
@@ -126,10 +127,13 @@ fn attaching_again_replaces_and_detaching_removes() {
 }
 
 #[test]
-fn check_names_what_somebody_took_away() {
+fn forwarding_is_off_and_check_names_what_somebody_took_away() {
     let namespace = NetNs::new_anonymous().unwrap();
     let wanted = pod("cali0000000000e");
+    run_in(&namespace, || std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap()).unwrap();
     let _fd = attach_tun(&namespace, &wanted).unwrap();
+    let forwarding = || std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
+    assert_eq!(run_in(&namespace, forwarding).unwrap(), "0\n", "a pod is no router");
     let mut netlink = Netlink::open_in(&namespace).unwrap();
     let index = netlink.link("eth0").unwrap().unwrap().index;
     let default = wanted.routes(index).remove(1);
@@ -160,4 +164,30 @@ fn the_veth_port_has_its_macs_and_a_silent_host_end() {
     assert!(netlink.addresses().unwrap().iter().all(|a| a.link != near.index));
     assert!(detach(&namespace, "eth0").unwrap());
     assert_eq!(netlink.link("cali0000000000f").unwrap(), None);
+}
+
+#[test]
+fn what_is_no_pods_is_never_touched() {
+    let namespace = NetNs::new_anonymous().unwrap();
+    let wanted = pod("cali0000000000g");
+    let refused = run_in(&namespace, || {
+        (attach_tun(&namespace, &wanted).unwrap_err(), detach(&namespace, "eth0").unwrap_err())
+    });
+    let (attach, detached) = refused.unwrap();
+    assert!(attach.to_string().contains("the host's own namespace"), "{attach}");
+    assert!(detached.to_string().contains("the host's own namespace"), "{detached}");
+    let mut netlink = Netlink::open_in(&namespace).unwrap();
+    netlink.create_link("eth0", "bridge").unwrap();
+    let error = attach_tun(&namespace, &wanted).unwrap_err().to_string();
+    assert!(error.contains("it is of kind bridge"), "{error}");
+    assert!(netlink.link("eth0").unwrap().is_some());
+}
+
+#[test]
+fn a_failed_attach_leaves_nothing_behind() {
+    let namespace = NetNs::new_anonymous().unwrap();
+    let impossible = PodInterface { mtu: 70_000, ..pod("cali0000000000h") };
+    let error = attach_tun(&namespace, &impossible).unwrap_err().to_string();
+    assert!(error.contains("mtu 70000"), "{error}");
+    assert_eq!(Netlink::open_in(&namespace).unwrap().link("eth0").unwrap(), None);
 }

@@ -1,0 +1,5 @@
+//! The operator's commands.
+
+pub mod request;
+pub mod socket;
+pub mod watch;
