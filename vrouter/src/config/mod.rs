@@ -144,7 +144,7 @@ impl NodeConfig {
                 (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
             })
             .collect();
-        let hostname = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+        let hostname = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
         Self::resolve(args, &environment, hostname.as_deref())
     }
 

@@ -137,25 +137,25 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default() {
         "# node\nworkers: 2\nuplinks: [eth0, eth1]\nas: 64513\nnoDefaultPools: true\nrunDir:\n",
     )
     .unwrap();
-    let resolve = |flag: Option<&str>, pairs: &[(&str, &str)]| {
+    let resolved = |flag: Option<&str>, pairs: &[(&str, &str)]| {
         let args = RunArgs {
             config: Some(file.clone()),
             workers: flag.map(str::to_owned),
             ..RunArgs::default()
         };
-        super::tests::resolve(args, pairs).unwrap()
+        resolve(args, pairs).unwrap()
     };
-    let config = resolve(None, &[]);
+    let config = resolved(None, &[]);
     assert_eq!((config.workers, config.as_number, config.default_pool), (2, Some(64_513), None));
     assert_eq!(config.uplinks, ["eth0", "eth1"]);
     assert_eq!(config.run_dir, Path::new("/run/vrouter"));
-    assert_eq!(resolve(None, &[("VROUTER_WORKERS", "3")]).workers, 3);
+    assert_eq!(resolved(None, &[("VROUTER_WORKERS", "3")]).workers, 3);
     assert_eq!(
-        resolve(None, &[("VROUTER_WORKERS", "")]).workers,
+        resolved(None, &[("VROUTER_WORKERS", "")]).workers,
         2,
         "an empty variable says nothing"
     );
-    let config = resolve(Some("4"), &[("VROUTER_WORKERS", "3")]);
+    let config = resolved(Some("4"), &[("VROUTER_WORKERS", "3")]);
     assert_eq!(config.workers, 4);
     let workers = config.settings().iter().find(|setting| setting.field == "workers").unwrap();
     assert_eq!(workers.source, Source::Flag("--workers"));

@@ -1,5 +1,13 @@
-//! The operator's commands.
+//! The operator's commands: on the datastore, and to a running node.
 
+pub mod columns;
+pub mod ipam;
+pub mod output;
 pub mod request;
+pub mod resource;
+pub mod show;
 pub mod socket;
+pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod watch;

@@ -173,7 +173,7 @@ mod tests {
             let line = serde_json::to_string(&request).expect("serialises");
             assert_eq!(serde_json::from_str::<Request>(&line).expect("parses"), request);
         }
-        assert!(serde_json::from_str::<Request>(r#"{"ask":"status","x":1}"#).is_err());
+        assert!(serde_json::from_str::<Request>(r#"{"ask":"routes","x":1}"#).is_err());
     }
 
     #[test]

@@ -10,13 +10,20 @@
 //! release  the block forgets the handle ─► IPAMHandle deleted
 //! ```
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    thread,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 
 use crate::{
     api::{
-        IpPool, IpamConfiguration, IpamConfigurationSpec, Node, ippool::AllowedUse, scalar::Cidr,
+        EncapMode, IpPool, IpamConfiguration, IpamConfigurationSpec, Node, ippool::AllowedUse,
+        scalar::Cidr,
     },
     datastore::{self, Datastore, find},
 };
@@ -226,20 +233,28 @@ impl<'a> Ipam<'a> {
         Ok(v4?.into_iter().chain(v6?).map(|held| held.address).collect())
     }
 
-    /// Gives the node's IPIP tunnel an address of a pool; a new one where its pool went out of use.
-    pub fn ensure_tunnel_address(&self) -> Result<Assignment, IpamError> {
+    /// Gives the node's IPIP tunnel an address of a pool; a new one where its pool went out of use, and none where
+    /// no pool may be used for tunnels.
+    pub fn ensure_tunnel_address(&self) -> Result<Option<Ipv4Addr>, IpamError> {
         let handle = format!("ipip-tunnel-addr-{}", self.node);
         let mut pools = self.usable_pools(Family::V4, AllowedUse::Tunnel)?;
-        if pools.iter().any(|pool| pool.spec.ipip_mode != crate::api::EncapMode::Never) {
-            pools.retain(|pool| pool.spec.ipip_mode != crate::api::EncapMode::Never);
+        if pools.iter().any(|pool| pool.spec.ipip_mode != EncapMode::Never) {
+            pools.retain(|pool| pool.spec.ipip_mode != EncapMode::Never);
         }
+        let v4 = |address| match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        };
         if let Some(held) = self.held(&handle, Family::V4)?.into_iter().next() {
             if pools.iter().any(|pool| pool.spec.cidr.contains(&held.address)) {
-                return Ok(held);
+                return Ok(v4(held.address));
             }
             self.release_owner(&handle)?;
         }
-        self.assign(&AssignRequest {
+        if pools.is_empty() {
+            return Ok(None);
+        }
+        let assigned = self.assign(&AssignRequest {
             handle,
             family: Family::V4,
             attributes: [("type".to_owned(), "ipipTunnelAddress".to_owned())].into(),
@@ -247,7 +262,8 @@ impl<'a> Ipam<'a> {
             fixed: None,
             namespace_labels: BTreeMap::new(),
             purpose: AllowedUse::Tunnel,
-        })
+        })?;
+        Ok(v4(assigned.address))
     }
 
     fn assign_any(
