@@ -39,3 +39,13 @@ pub const LANE_RING: usize = 1_024;
 pub const EXPIRIES_PER_ROUND: usize = 64;
 /// Records of a trace or capture waiting for whoever asked for them.
 pub const TAP_RING: usize = 4_096;
+/// Set memberships written out in full over all address classes (4 bytes each); classes beyond
+/// link to others and are judged without an index.
+pub const CLASS_MEMBERS: usize = 1 << 22;
+/// Cells of one program's matrix (4 bytes each, taken from the system only when touched).
+pub const PROGRAM_CELLS: u64 = 1 << 22;
+/// Recent answers a program keeps whose matrix would have more cells (8 bytes each).
+pub const PROGRAM_ANSWERS: u64 = 1 << 16;
+/// Rules listed over all port intervals while a program is compiled; beyond it the program is
+/// judged without an index.
+pub const PORT_LISTINGS: usize = 1 << 22;

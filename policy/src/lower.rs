@@ -48,25 +48,27 @@ impl Lowering<'_> {
             let id = self.names.acquire(&resolved.key, resolved.name);
             self.references.rules.push(id);
             let sides = self.sides(resolved.rule.peers.as_deref());
-            for L4 { protocol, port, destination } in
-                self.l4(resolved.rule.ports.as_ref(), direction)
-            {
-                for side in &sides {
-                    let mut matches =
-                        Match { protocol, destination_port: port.clone(), ..Match::default() };
-                    match direction {
-                        PolicyType::Ingress => matches.source = side.clone(),
-                        PolicyType::Egress => matches.destination = side.clone(),
-                    }
-                    matches.destination.all_of.extend(destination);
-                    rules.push(Rule { id, matches, verdict: Verdict::Allow });
-                }
+            let l4 = self.l4(resolved.rule.ports.as_ref(), direction);
+            if rules.len() + l4.len() * sides.len() > limits::RULES {
+                // All rules allow: what is left out is denied by the end.
+                self.references.over_limit = true;
+                break;
             }
-        }
-        if rules.len() > limits::RULES {
-            // All allow: what is cut off is denied by the end.
-            rules.truncate(limits::RULES);
-            self.references.over_limit = true;
+            for (L4 { protocol, port, destination }, side) in
+                l4.iter().flat_map(|l4| sides.iter().map(move |side| (l4, side)))
+            {
+                let mut matches = Match {
+                    protocol: *protocol,
+                    destination_port: port.clone(),
+                    ..Match::default()
+                };
+                match direction {
+                    PolicyType::Ingress => matches.source = side.clone(),
+                    PolicyType::Egress => matches.destination = side.clone(),
+                }
+                matches.destination.all_of.extend(destination);
+                rules.push(Rule { id, matches, verdict: Verdict::Allow });
+            }
         }
         let (key, name) = resolved.end;
         let default_rule = self.names.acquire(&key, name);

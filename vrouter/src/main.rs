@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use vrouter::config::{NodeConfig, RunArgs};
-use vrouter::ctl::output::{Format, Streams, terminal_width};
+use vrouter::ctl::output::Output;
 use vrouter::ctl::{ipam, resource, show, watch};
 use vrouter::{cni, hold, node};
 
@@ -31,10 +31,10 @@ enum Command {
     /// Run the node: forwarder, BGP, CNI server, operator socket
     Run(Box<RunArgs>),
     #[command(flatten)]
-    Resource(resource::ResourceCommand),
+    Resource(resource::Command),
     /// Addresses: who has which
     #[command(subcommand)]
-    Ipam(ipam::IpamCommand),
+    Ipam(ipam::Command),
     /// The node itself
     #[command(subcommand)]
     Node(NodeCommand),
@@ -44,7 +44,7 @@ enum Command {
         what: show::Show,
         /// The form of the answer
         #[arg(long, short = 'o', global = true, value_enum, default_value_t)]
-        output: Format,
+        output: Output,
     },
     /// Follow packets through a running node, stage by stage
     Trace(watch::TraceArgs),
@@ -66,7 +66,7 @@ enum NodeCommand {
     Status {
         /// The form of the answer
         #[arg(long, short = 'o', value_enum, default_value_t)]
-        output: Format,
+        output: Output,
     },
 }
 
@@ -77,21 +77,14 @@ fn main() -> ExitCode {
         return cni::shim::run_plugin();
     }
     let cli = Cli::parse();
-    let (mut input, mut out, mut err) =
-        (std::io::stdin(), std::io::stdout().lock(), std::io::stderr());
-    let mut streams = Streams {
-        input: &mut input,
-        out: &mut out,
-        err: &mut err,
-        width: terminal_width(),
-    };
-    match run(cli, &mut streams) {
+    let mut out = std::io::stdout().lock();
+    match run(cli, &mut out) {
         Ok(code) => code,
         // A reader that went away (`| head`) is a good end.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = streams.out.flush();
-            let _ = writeln!(streams.err, "vrouter: {error:#}");
+            let _ = out.flush();
+            let _ = writeln!(std::io::stderr(), "vrouter: {error:#}");
             ExitCode::from(1)
         }
     }
@@ -102,7 +95,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-fn run(cli: Cli, streams: &mut Streams<'_>) -> anyhow::Result<ExitCode> {
+fn run(cli: Cli, out: &mut dyn Write) -> anyhow::Result<ExitCode> {
     let run_dir = PathBuf::from(cli.run_dir.as_deref().unwrap_or("/run/vrouter"));
     let datastore_dir =
         PathBuf::from(cli.datastore_dir.as_deref().unwrap_or("/etc/vrouter/resources"));
@@ -114,17 +107,17 @@ fn run(cli: Cli, streams: &mut Streams<'_>) -> anyhow::Result<ExitCode> {
             node::run(config)?;
         }
         Command::Resource(command) => {
-            return Ok(resource::run(&command, &*store(&datastore_dir)?, streams)?.into());
+            return Ok(resource::run(&command, &*store(&datastore_dir)?, out)?);
         }
         Command::Ipam(command) => {
-            return Ok(ipam::run(&command, &*store(&datastore_dir)?, streams)?.into());
+            return Ok(ipam::run(&command, &*store(&datastore_dir)?, out)?);
         }
         Command::Node(NodeCommand::Status { output }) => {
-            show::node_status(&socket, output, streams)?;
+            show::node_status(&socket, output, out)?;
         }
-        Command::Show { what, output } => show::show(&socket, &what, output, streams)?,
-        Command::Trace(args) => watch::trace(&socket, args, streams.out)?,
-        Command::Capture(args) => watch::capture(&socket, args, streams.out)?,
+        Command::Show { what, output } => show::show(&socket, &what, output, out)?,
+        Command::Trace(args) => watch::trace(&socket, args, out)?,
+        Command::Capture(args) => watch::capture(&socket, args, out)?,
         Command::Hold { socket } => hold::run(&socket)?,
         Command::Cni => return Ok(cni::shim::run_plugin()),
     }

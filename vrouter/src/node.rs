@@ -284,7 +284,7 @@ fn default_pool(store: &dyn Datastore, config: &NodeConfig) -> anyhow::Result<()
 /// pool has one to give.
 pub(crate) fn tunnel_address(store: &dyn Datastore, me: &str) -> anyhow::Result<Option<Ipv4Addr>> {
     let ipam = Ipam::new(store, me).with_selector(&crate::selects);
-    let IpAddr::V4(address) = ipam.ensure_tunnel_address()?.address else { return Ok(None) };
+    let Some(address) = ipam.ensure_tunnel_address()? else { return Ok(None) };
     change_node(store, me, |node| {
         node.spec.bgp.get_or_insert_with(NodeBgp::default).ipv4_ipip_tunnel_addr = Some(address);
     })?;

@@ -3,19 +3,17 @@
 //! The prefixes of all sets form a tree by inclusion; walking it from the outside in, each prefix
 //! is in the sets of the one around it and in its own. Equal membership vectors are one class, so
 //! there are as many classes as there are different label signatures, not as many as pods. Should
-//! the vectors grow past [`VECTOR_MEMBERS`] (thousands of sets that overlap in thousands of
+//! the vectors grow past [`CLASS_MEMBERS`] (thousands of sets that overlap in thousands of
 //! ways), further classes hold their own sets and a link to the class around them: memory stays
 //! linear in the input and the answers stay right, only no program indexes them.
 
 use super::{AddressSet, SetId};
+use crate::limits::CLASS_MEMBERS;
 use crate::lpm::{v4::Lpm4, v6::Lpm6};
 use ahash::AHashMap;
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Set memberships written out in full over all classes (4 bytes each).
-pub const VECTOR_MEMBERS: usize = 1 << 22;
 
 /// Memberships copied while vectors are built, before the rest is linked.
 const VECTOR_WORK: usize = 1 << 26;
@@ -63,7 +61,7 @@ impl Default for AddressClasses {
 impl AddressClasses {
     /// Compiles the sets; two of the same id are one.
     pub fn build(sets: Vec<AddressSet>) -> Self {
-        Self::build_within(sets, VECTOR_MEMBERS)
+        Self::build_within(sets, CLASS_MEMBERS)
     }
 
     /// The class of an address.
@@ -93,6 +91,11 @@ impl AddressClasses {
     /// How many classes there are, class 0 included.
     pub fn len(&self) -> usize {
         self.classes.len()
+    }
+
+    /// How many of them programs do not index, as memberships grew past [`CLASS_MEMBERS`].
+    pub fn linked(&self) -> usize {
+        self.classes.len() - self.whole as usize
     }
 
     /// Never: class 0 exists always.

@@ -11,12 +11,8 @@ use super::classes::{AddressClasses, ClassId};
 use super::l4::{L4, SourcePorts};
 use super::sides::Sides;
 use super::{AddressMatch, Decision, Match, PortMatch, ProtocolMatch, Query, RuleList, SetId};
+use crate::limits::{PROGRAM_ANSWERS, PROGRAM_CELLS};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-/// Most cells of a full matrix (4 bytes each, taken from the system only when touched).
-const CELLS: u64 = 1 << 22;
-/// Recent answers kept where the matrix would have more cells (8 bytes each).
-const ANSWERS: u64 = 1 << 16;
 
 /// A compiled rule list. Endpoints with equal lists share one.
 #[derive(Debug)]
@@ -54,7 +50,7 @@ impl Program {
     /// Compiles a list. `stamp` names the content: a flow decided under an equal stamp need not be
     /// decided again, so it must change when a rule or the members of a set it refers to do.
     pub fn compile(rules: RuleList, classes: &AddressClasses, stamp: u64) -> Self {
-        Self::compile_within(rules, classes, stamp, CELLS)
+        Self::compile_within(rules, classes, stamp, PROGRAM_CELLS)
     }
 
     pub(super) fn compile_within(
@@ -126,7 +122,7 @@ impl Index {
         index.cells = if cells <= most_cells {
             Cells::Matrix(bytemuck::zeroed_slice_box(cells as usize))
         } else {
-            Cells::Recent(bytemuck::zeroed_slice_box(ANSWERS as usize))
+            Cells::Recent(bytemuck::zeroed_slice_box(PROGRAM_ANSWERS as usize))
         };
         Some(index)
     }
@@ -136,7 +132,7 @@ impl Index {
         [self.destinations.count(), self.l4.count(), self.source_ports.count()]
             .into_iter()
             .try_fold(u64::from(self.sources.count()), |cells, n| cells.checked_mul(u64::from(n)))
-            .filter(|cells| u32::try_from(*cells / ANSWERS).is_ok())
+            .filter(|cells| u32::try_from(*cells / PROGRAM_ANSWERS).is_ok())
     }
 
     /// The cell of a packet; `None` if an address is of a class that is not indexed.
@@ -169,8 +165,8 @@ impl Cells {
                 }
             }
             Self::Recent(answers) => {
-                let slot = &answers[(cell % ANSWERS) as usize];
-                let name = (cell / ANSWERS) << 32;
+                let slot = &answers[(cell % PROGRAM_ANSWERS) as usize];
+                let name = (cell / PROGRAM_ANSWERS) << 32;
                 let known = slot.load(Ordering::Relaxed);
                 if known & !u64::from(u32::MAX) == name && known as u32 != 0 {
                     return known as u32 as usize - 1;

@@ -5,13 +5,12 @@
 //! one column; a column is a sorted list of port intervals, or a table once they are many.
 
 use super::{IcmpMatch, Match, PortMatch, ProtocolMatch};
+use crate::limits::PORT_LISTINGS;
 use ahash::{AHashMap, AHashSet};
 use std::ops::RangeInclusive;
 
 /// Intervals a column searches; with more it has a table of all ports (128 KiB).
 const SEARCHED: usize = 32;
-/// Specs listed over all intervals while compiling; beyond it a program is not indexed.
-const ACTIVE: usize = 1 << 22;
 
 /// IP version, protocol and port → class.
 #[derive(Debug)]
@@ -258,7 +257,7 @@ impl Interned {
 
     fn class(&mut self, active: &[u32]) -> Option<u32> {
         self.work += active.len();
-        if self.work > ACTIVE {
+        if self.work > PORT_LISTINGS {
             return None;
         }
         if let Some(class) = self.classes.get(active) {

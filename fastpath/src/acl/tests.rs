@@ -155,7 +155,7 @@ proptest! {
     fn membership_is_what_a_scan_of_the_prefixes_finds(
         sets in sets(), addresses in vec(prop_oneof![
             v4().prop_map(IpAddr::from), v6().prop_map(IpAddr::from)], 1..40),
-        limit in prop_oneof![Just(classes::VECTOR_MEMBERS), 0_usize..8],
+        limit in prop_oneof![Just(crate::limits::CLASS_MEMBERS), 0_usize..8],
     ) {
         let classes = AddressClasses::build_within(sets.clone(), limit);
         for address in addresses {
@@ -182,7 +182,7 @@ proptest! {
     #[test]
     fn the_classifier_says_what_the_scan_says(
         sets in sets(), list in list(), queries in vec(query(), 1..60),
-        limit in prop_oneof![4 => Just(classes::VECTOR_MEMBERS), 1 => 0_usize..8],
+        limit in prop_oneof![4 => Just(crate::limits::CLASS_MEMBERS), 1 => 0_usize..8],
         most_cells in prop_oneof![3 => Just(1_u64 << 22), 1 => Just(0)],
     ) {
         let classes = AddressClasses::build_within(sets.clone(), limit);
@@ -268,6 +268,7 @@ fn thousands_of_overlapping_sets_stay_right_and_within_the_bound() {
         })
         .collect();
     let classes = AddressClasses::build_within(sets.clone(), 2000);
+    assert!(classes.linked() > 0, "the bound was reached");
     let rules = (0..300).map(|n| {
         let all_of = vec![SetId(n * 10)];
         let source = AddressMatch { all_of, ..Default::default() };

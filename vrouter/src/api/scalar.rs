@@ -233,5 +233,9 @@ pub(crate) fn check_selector(field: &str, selector: &str, faults: &mut Faults) {
         let reason =
             format!("has {} characters; at most {MAX_SELECTOR} are allowed", selector.len());
         faults.add(field, selector, reason);
+    } else if !selector.is_empty()
+        && let Err(error) = selector.parse::<policy::selector::Selector>()
+    {
+        faults.add(field, selector, error.to_string());
     }
 }

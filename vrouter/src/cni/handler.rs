@@ -283,6 +283,9 @@ impl NodeHandler {
             let _ = answer.recv_timeout(PATIENCE);
         }
         self.keeper.release(&format!("tun:{}", subject.port));
+        // Without CNI_NETNS the record knows where the device is.
+        let recorded = self.records.get(&subject.port).map(|record| record.netns);
+        let netns = netns.map(Path::to_path_buf).or(recorded);
         if let Some(namespace) = netns.and_then(|path| NetNs::open(path).ok()) {
             pod::detach(&namespace, interface).map_err(|error| {
                 CniError::internal("the pod's interface can't be removed").with_details(error)

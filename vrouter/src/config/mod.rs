@@ -25,7 +25,7 @@ mod sources;
 mod tests;
 mod values;
 
-pub use sources::{RunArgs, Setting, Source};
+pub use sources::{Directories, RunArgs, Setting, Source};
 
 /// Everything the node is told at its start.
 #[derive(Clone, Debug)]
@@ -170,8 +170,8 @@ impl NodeConfig {
             ipip_mtu: read.parsed("ipipMtu", "0", values::mtu),
             interface_prefix: read.parsed("interfacePrefix", "cali", values::interface_prefix),
             log_level: read.parsed("logSeverityScreen", "Info", values::log_level),
-            datastore_dir: read.parsed("datastoreDir", "/etc/vrouter/resources", values::directory),
-            run_dir: read.parsed("runDir", "/run/vrouter", values::directory),
+            datastore_dir: read.parsed("datastoreDir", sources::DATASTORE_DIR, values::directory),
+            run_dir: read.parsed("runDir", sources::RUN_DIR, values::directory),
             uplinks: read.parsed("uplinks", "", values::interface_names),
             uplink_io: read.parsed("uplinkIo", "auto", values::uplink_io),
             workers: read.parsed("workers", "1", values::workers),

@@ -85,7 +85,7 @@ settings! {
     lib_dir, "libDir", "lib-dir", "VROUTER_LIB_DIR", "DIR", "Where what survives a reboot is kept";
     no_default_pools, "noDefaultPools", "no-default-pools", "NO_DEFAULT_POOLS", "BOOL", "Make no pool at the first start";
     ipv4_pool_cidr, "ipv4PoolCidr", "ipv4-pool-cidr", "CALICO_IPV4POOL_CIDR", "CIDR", "The range of the pool made at the first start";
-    ipv4_pool_ipip, "ipv4PoolIpip", "ipv4-pool-ipip", "CALICO_IPV4POOL_IPIP", "MODE", "Its IPIP mode: Always, CrossSubnet, Never or Off";
+    ipv4_pool_ipip, "ipv4PoolIpip", "ipv4-pool-ipip", "CALICO_IPV4POOL_IPIP", "MODE", "Its IPIP mode: `Always`, `CrossSubnet`, `Never` or `Off`";
     ipv4_pool_vxlan, "ipv4PoolVxlan", "ipv4-pool-vxlan", "CALICO_IPV4POOL_VXLAN", "MODE", "Its VXLAN mode: Never";
     ipv4_pool_block_size, "ipv4PoolBlockSize", "ipv4-pool-block-size", "CALICO_IPV4POOL_BLOCK_SIZE", "LENGTH", "The prefix length of its blocks";
     ipv4_pool_nat_outgoing, "ipv4PoolNatOutgoing", "ipv4-pool-nat-outgoing", "CALICO_IPV4POOL_NAT_OUTGOING", "BOOL", "Whether packets that leave the pools get the node's address";
@@ -98,6 +98,35 @@ settings! {
     uplink_io, "uplinkIo", "uplink-io", "VROUTER_UPLINK_IO", "HOW", "auto, xdp, xdp-generic or packet";
     workers, "workers", "workers", "VROUTER_WORKERS", "NUMBER", "How many workers move packets";
     pod_interface, "podInterface", "pod-interface", "VROUTER_POD_INTERFACE", "WHAT", "tun or veth";
+}
+
+/// Where sockets and what survives a restart are kept, unless somebody says otherwise.
+pub(super) const RUN_DIR: &str = "/run/vrouter";
+/// The directory of the file datastore, unless somebody says otherwise.
+pub(super) const DATASTORE_DIR: &str = "/etc/vrouter/resources";
+
+/// Flags of every command: where a node and its resources are found. `run` has flags of the same names, which
+/// get the same values wherever on the command line they stand.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Directories {
+    /// Where the node's sockets are
+    #[arg(long, global = true, value_name = "DIR", env = "VROUTER_RUN_DIR")]
+    run_dir: Option<String>,
+    /// Where the file datastore's resources are
+    #[arg(long, global = true, value_name = "DIR", env = "VROUTER_DATASTORE_DIR")]
+    datastore_dir: Option<String>,
+}
+
+impl Directories {
+    /// Where the node's sockets are.
+    pub fn run_dir(&self) -> PathBuf {
+        self.run_dir.as_deref().filter(|dir| !dir.is_empty()).unwrap_or(RUN_DIR).into()
+    }
+
+    /// Where the file datastore's resources are.
+    pub fn datastore_dir(&self) -> PathBuf {
+        self.datastore_dir.as_deref().filter(|dir| !dir.is_empty()).unwrap_or(DATASTORE_DIR).into()
+    }
 }
 
 /// Reads settings, remembers who said what, and collects what is wrong.

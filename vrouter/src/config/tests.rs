@@ -281,3 +281,30 @@ fn the_flags_parse() {
         ("a", Some(64_512), 2)
     );
 }
+
+#[test]
+fn directories_may_stand_before_or_behind_the_command() {
+    use clap::Parser;
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        directories: Directories,
+        #[command(subcommand)]
+        command: Command,
+    }
+    #[derive(clap::Subcommand)]
+    enum Command {
+        Run(Box<RunArgs>),
+        Other,
+    }
+    for line in [["vrouter", "--run-dir", "/a", "run"], ["vrouter", "run", "--run-dir", "/a"]] {
+        let Command::Run(args) = Line::try_parse_from(line).unwrap().command else {
+            unreachable!()
+        };
+        assert_eq!(resolve(*args, &[]).unwrap().run_dir, Path::new("/a"));
+    }
+    let other = Line::try_parse_from(["vrouter", "other", "--datastore-dir", "/b"]).unwrap();
+    assert!(matches!(other.command, Command::Other));
+    assert_eq!(other.directories.datastore_dir(), Path::new("/b"));
+    assert_eq!(other.directories.run_dir(), Path::new("/run/vrouter"));
+}

@@ -59,6 +59,13 @@ impl Control {
 
     fn restore_tun(&mut self, record: &Record) -> anyhow::Result<(OwnedFd, &'static str)> {
         let kept = format!("tun:{}", record.port);
+        // An open descriptor would keep the namespace of a pod alive that is gone.
+        if let Err(error) = NetNs::open(&record.netns) {
+            if error.is_gone() {
+                self.keeper.release(&kept);
+            }
+            return Err(error.into());
+        }
         if let Some(fd) = self.keeper.take_over(&kept) {
             return Ok((fd, "the holder kept its descriptor"));
         }

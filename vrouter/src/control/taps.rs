@@ -132,21 +132,11 @@ impl Words {
 
     fn trace(&self, trace: &Trace) -> Value {
         let time = wall_clock(trace.time).duration_since(UNIX_EPOCH).unwrap_or_default();
-        let mut destination = None;
-        let steps: Vec<_> = trace
-            .steps
-            .iter()
-            .map(|step| {
-                if let Step::Parsed(headers) = step {
-                    destination = Some(headers.destination);
-                }
-                self.step(step, destination)
-            })
-            .collect();
+        let steps: Vec<_> = trace.steps.iter().map(|step| self.step(step)).collect();
         json!({"timeUnix": time.as_secs_f64(), "steps": steps})
     }
 
-    fn step(&self, step: &Step, destination: Option<IpAddr>) -> Value {
+    fn step(&self, step: &Step) -> Value {
         match step {
             Step::Entered { port, role, decapsulated, offload } => json!({
                 "stage": "ingress", "port": self.port(*port), "role": format!("{role:?}"),

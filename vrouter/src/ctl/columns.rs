@@ -25,16 +25,28 @@ const fn headings(kind: Kind, wide: bool) -> &'static [&'static str] {
         (Kind::Node, true) => &["NAME", "ASN", "IPV4", "IPV6"],
         (Kind::IpPool, false) => &["NAME", "CIDR", "SELECTOR"],
         (Kind::IpPool, true) => &[
-            "NAME", "CIDR", "NAT", "IPIPMODE", "VXLANMODE", "DISABLED", "DISABLEBGPEXPORT", "SELECTOR", "ASSIGNMENTMODE",
+            "NAME",
+            "CIDR",
+            "NAT",
+            "IPIPMODE",
+            "VXLANMODE",
+            "DISABLED",
+            "DISABLEBGPEXPORT",
+            "SELECTOR",
+            "ASSIGNMENTMODE",
         ],
         (Kind::BgpConfiguration, _) => &["NAME", "LOGSEVERITY", "MESHENABLED", "ASNUMBER"],
         (Kind::BgpPeer, _) => &["NAME", "PEERIP", "NODE", "ASN"],
         (Kind::WorkloadEndpoint, false) => &["WORKLOAD", "NODE", "NETWORKS", "INTERFACE"],
-        (Kind::WorkloadEndpoint, true) => &["NAME", "WORKLOAD", "NODE", "NETWORKS", "INTERFACE", "PROFILES", "NATS"],
+        (Kind::WorkloadEndpoint, true) => {
+            &["NAME", "WORKLOAD", "NODE", "NETWORKS", "INTERFACE", "PROFILES", "NATS"]
+        }
         (Kind::IpamBlock, _) => &["NAME", "CIDR", "AFFINITY", "IN-USE"],
         (Kind::BlockAffinity, _) => &["NAME", "CIDR", "NODE", "STATE"],
         (Kind::IpamHandle, _) => &["NAME", "BLOCKS"],
-        (Kind::IpamConfiguration, _) => &["NAME", "STRICTAFFINITY", "MAXBLOCKSPERHOST", "AUTOALLOCATEBLOCKS"],
+        (Kind::IpamConfiguration, _) => {
+            &["NAME", "STRICTAFFINITY", "MAXBLOCKSPERHOST", "AUTOALLOCATEBLOCKS"]
+        }
         (Kind::IpReservation, true) => &["NAME", "CIDRS"],
         (Kind::NetworkPolicy, _) => &["NAME", "POD-SELECTOR", "TYPES"],
         (Kind::Pod, _) => &["NAME", "NODE", "IPS", "PHASE"],
@@ -45,7 +57,8 @@ const fn headings(kind: Kind, wide: bool) -> &'static [&'static str] {
 
 fn cells(resource: &Resource, wide: bool) -> Vec<String> {
     let name = resource.metadata().name.clone();
-    let labels = || joined(resource.metadata().labels.iter().map(|(key, value)| format!("{key}={value}")));
+    let labels =
+        || joined(resource.metadata().labels.iter().map(|(key, value)| format!("{key}={value}")));
     match resource {
         Resource::Node(node) if wide => {
             let bgp = node.spec.bgp.clone().unwrap_or_default();
@@ -74,7 +87,12 @@ fn cells(resource: &Resource, wide: bool) -> Vec<String> {
         Resource::IpamConfiguration(config) => {
             let spec = &config.spec;
             let limit = spec.max_blocks_per_host.to_string();
-            vec![name, spec.strict_affinity.to_string(), limit, spec.auto_allocate_blocks.to_string()]
+            vec![
+                name,
+                spec.strict_affinity.to_string(),
+                limit,
+                spec.auto_allocate_blocks.to_string(),
+            ]
         }
         Resource::IpReservation(reservation) if wide => {
             vec![name, joined(reservation.spec.reserved_cidrs.iter().map(ToString::to_string))]
@@ -122,7 +140,8 @@ fn peer_cells(name: String, spec: &BgpPeerSpec) -> Vec<String> {
         ("", selector) => selector,
         (node, _) => node,
     };
-    let peer = spec.peer_ip.map_or_else(|| spec.peer_selector.clone(), |address| address.to_string());
+    let peer =
+        spec.peer_ip.map_or_else(|| spec.peer_selector.clone(), |address| address.to_string());
     vec![name, peer, node.to_owned(), shown(spec.as_number)]
 }
 

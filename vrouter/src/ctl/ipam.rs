@@ -1,12 +1,12 @@
 //! How does an operator see how full the pools are, and who has an address?
 
-use std::{io, net::IpAddr};
+use std::{io, net::IpAddr, process::ExitCode};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{
-    output::{Exit, Format, Streams},
+    output::{self, Exit, Output, Streams},
     table::Table,
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 
 /// What can be done about addresses.
 #[derive(Clone, Debug, Subcommand)]
-pub enum IpamCommand {
+pub enum Command {
     /// Show how full the pools are, or who has an address
     Show(ShowArgs),
     /// Take an address back, whoever has it
@@ -29,7 +29,6 @@ pub enum IpamCommand {
 
 /// What to show.
 #[derive(Clone, Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own, as calicoctl has them")]
 pub struct ShowArgs {
     /// Show who has this address
     #[arg(long, value_name = "ADDRESS")]
@@ -45,7 +44,7 @@ pub struct ShowArgs {
     pub show_configuration: bool,
     /// The form of the answer
     #[arg(short, long, value_enum, default_value_t)]
-    pub output: Format,
+    pub output: Output,
 }
 
 /// What to take back.
@@ -56,11 +55,24 @@ pub struct ReleaseArgs {
     pub ip: IpAddr,
 }
 
+/// Does what the operator asks, and answers to `out`; what went wrong goes to standard error.
+pub fn run(
+    command: &Command,
+    store: &dyn Datastore,
+    out: &mut dyn io::Write,
+) -> io::Result<ExitCode> {
+    output::with_standard_streams(out, |io| run_with(command, store, io))
+}
+
 /// Does what the operator asks.
-pub fn run(command: &IpamCommand, store: &dyn Datastore, io: &mut Streams<'_>) -> io::Result<Exit> {
+pub(super) fn run_with(
+    command: &Command,
+    store: &dyn Datastore,
+    io: &mut Streams<'_>,
+) -> io::Result<Exit> {
     match command {
-        IpamCommand::Show(args) => show(args, store, io),
-        IpamCommand::Release(args) => match Ipam::new(store, "").release_address(args.ip) {
+        Command::Show(args) => show(args, store, io),
+        Command::Release(args) => match Ipam::new(store, "").release_address(args.ip) {
             Ok(true) => writeln!(io.out, "{} released", args.ip).map(|()| Exit::Done),
             Ok(false) => io.problem(format!("{} is not assigned", args.ip)),
             Err(error) => io.problem(error),
@@ -82,8 +94,8 @@ fn show(args: &ShowArgs, store: &dyn Datastore, io: &mut Streams<'_>) -> io::Res
         Ok(pools) => pools,
         Err(error) => return io.problem(error),
     };
-    if let Format::Json | Format::Yaml = args.output {
-        io.value(args.output, &json!({ "pools": pools }))?;
+    if args.output.is_structured() {
+        args.output.write(&json!({ "pools": pools }), io.out)?;
     } else if args.show_borrowed {
         borrowed_table(&pools).write_boxed(io.out, io.width)?;
     } else {
@@ -116,7 +128,8 @@ fn percent(count: u128, total: u128) -> u128 {
 }
 
 fn borrowed_table(pools: &[PoolUsage]) -> Table {
-    let mut table = Table::new(["IP", "BORROWING-NODE", "BLOCK", "BLOCK OWNER", "TYPE", "ALLOCATED-TO"]);
+    let mut table =
+        Table::new(["IP", "BORROWING-NODE", "BLOCK", "BLOCK OWNER", "TYPE", "ALLOCATED-TO"]);
     let blocks = pools.iter().flat_map(|pool| &pool.blocks);
     for holding in blocks.flat_map(|block| &block.borrowed) {
         let node = |node: &Option<String>| node.clone().unwrap_or_else(|| "-".to_owned());
@@ -132,9 +145,16 @@ fn borrowed_table(pools: &[PoolUsage]) -> Table {
     table
 }
 
-fn show_address(args: &ShowArgs, address: IpAddr, holding: Option<&Holding>, io: &mut Streams<'_>) -> io::Result<Exit> {
-    if let Format::Json | Format::Yaml = args.output {
-        io.value(args.output, &json!({ "address": address, "assigned": holding.is_some(), "holding": holding }))?;
+fn show_address(
+    args: &ShowArgs,
+    address: IpAddr,
+    holding: Option<&Holding>,
+    io: &mut Streams<'_>,
+) -> io::Result<Exit> {
+    if args.output.is_structured() {
+        let value =
+            json!({ "address": address, "assigned": holding.is_some(), "holding": holding });
+        args.output.write(&value, io.out)?;
         return Ok(Exit::Done);
     }
     let Some(holding) = holding else {
@@ -144,7 +164,10 @@ fn show_address(args: &ShowArgs, address: IpAddr, holding: Option<&Holding>, io:
     writeln!(io.out, "{address} is assigned to {}", holding.holder)?;
     let mut table = Table::new(["PROPERTY", "VALUE"]);
     table.row(["block".to_owned(), holding.block.to_string()]);
-    table.row(["block owner".to_owned(), holding.block_owner.clone().unwrap_or_else(|| "-".to_owned())]);
+    table.row([
+        "block owner".to_owned(),
+        holding.block_owner.clone().unwrap_or_else(|| "-".to_owned()),
+    ]);
     table.row(["handle".to_owned(), holding.attributes.handle_id.clone().unwrap_or_default()]);
     for (property, value) in &holding.attributes.secondary {
         table.row([property, value]);
@@ -153,13 +176,17 @@ fn show_address(args: &ShowArgs, address: IpAddr, holding: Option<&Holding>, io:
     Ok(Exit::Done)
 }
 
-fn show_configuration(args: &ShowArgs, store: &dyn Datastore, io: &mut Streams<'_>) -> io::Result<Exit> {
+fn show_configuration(
+    args: &ShowArgs,
+    store: &dyn Datastore,
+    io: &mut Streams<'_>,
+) -> io::Result<Exit> {
     let spec = match find::<IpamConfiguration>(store, "default") {
         Ok(config) => config.map(|config| config.spec).unwrap_or_default(),
         Err(error) => return io.problem(error),
     };
-    if let Format::Json | Format::Yaml = args.output {
-        io.value(args.output, &serde_json::to_value(&spec).map_err(io::Error::other)?)?;
+    if args.output.is_structured() {
+        args.output.write(&serde_json::to_value(&spec).map_err(io::Error::other)?, io.out)?;
         return Ok(Exit::Done);
     }
     let mut table = Table::new(["PROPERTY", "VALUE"]);

@@ -1,6 +1,6 @@
-//! The operator's commands: on the datastore, and to a running node.
+//! The operator's commands.
 
-pub mod columns;
+mod columns;
 pub mod ipam;
 pub mod output;
 pub mod request;

@@ -1,12 +1,15 @@
 //! In which form does a command answer, and where does the answer go?
 
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    process::ExitCode,
+};
 
 use serde_json::Value;
 
 /// A form of answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub enum Output {
     /// A table.
     #[default]
     #[value(alias = "ps")]
@@ -17,6 +20,23 @@ pub enum Format {
     Json,
     /// YAML.
     Yaml,
+}
+
+impl Output {
+    /// Whether programs are to read it.
+    pub const fn is_structured(self) -> bool {
+        matches!(self, Self::Json | Self::Yaml)
+    }
+
+    /// Writes a value as YAML or, where that was not asked for, as JSON.
+    pub fn write(self, value: &Value, out: &mut dyn Write) -> io::Result<()> {
+        if self == Self::Yaml {
+            let text = serde_yaml_ng::to_string(value).map_err(io::Error::other)?;
+            return out.write_all(text.as_bytes());
+        }
+        serde_json::to_writer_pretty(&mut *out, value)?;
+        writeln!(out)
+    }
 }
 
 /// How a command ended.
@@ -30,7 +50,7 @@ pub enum Exit {
     Usage = 2,
 }
 
-impl From<Exit> for std::process::ExitCode {
+impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)
     }
@@ -49,25 +69,21 @@ pub struct Streams<'a> {
 }
 
 impl Streams<'_> {
-    /// Writes a value as JSON or YAML.
-    pub fn value(&mut self, format: Format, value: &Value) -> io::Result<()> {
-        match format {
-            Format::Yaml => {
-                let text = serde_yaml_ng::to_string(value).map_err(io::Error::other)?;
-                self.out.write_all(text.as_bytes())
-            }
-            Format::Json | Format::Table | Format::Wide => {
-                serde_json::to_writer_pretty(&mut *self.out, value)?;
-                writeln!(self.out)
-            }
-        }
-    }
-
     /// Says what went wrong.
     pub fn problem(&mut self, text: impl std::fmt::Display) -> io::Result<Exit> {
         writeln!(self.err, "{text}")?;
         Ok(Exit::Refused)
     }
+}
+
+/// Runs a command on the process's own input and error output.
+pub(super) fn with_standard_streams(
+    out: &mut dyn Write,
+    run: impl FnOnce(&mut Streams<'_>) -> io::Result<Exit>,
+) -> io::Result<ExitCode> {
+    let (mut input, mut err) = (io::stdin().lock(), io::stderr().lock());
+    let mut streams = Streams { input: &mut input, out, err: &mut err, width: terminal_width() };
+    run(&mut streams).map(ExitCode::from)
 }
 
 /// The characters in a line of the terminal that standard output goes to.

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     io,
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
 use clap::{Args, Subcommand};
@@ -11,7 +12,7 @@ use serde_json::json;
 
 use super::{
     columns,
-    output::{Exit, Format, Streams},
+    output::{self, Exit, Output, Streams},
 };
 use crate::{
     api::{Key, Kind, Located, Resource, parse_documents},
@@ -20,7 +21,7 @@ use crate::{
 
 /// What can be done with resources.
 #[derive(Clone, Debug, Subcommand)]
-pub enum ResourceCommand {
+pub enum Command {
     /// Create or change the resources of files
     Apply(FileArgs),
     /// Create the resources of files; those that exist are refused
@@ -63,7 +64,7 @@ pub struct GetArgs {
     pub all_namespaces: bool,
     /// The form of the answer
     #[arg(short, long, value_enum, default_value_t)]
-    pub output: Format,
+    pub output: Output,
 }
 
 /// Which resources to delete.
@@ -93,18 +94,36 @@ enum Write {
     Replace,
 }
 
+/// Does what the operator asks, and answers to `out`; what went wrong goes to standard error.
+pub fn run(
+    command: &Command,
+    store: &dyn Datastore,
+    out: &mut dyn io::Write,
+) -> io::Result<ExitCode> {
+    output::with_standard_streams(out, |io| run_with(command, store, io))
+}
+
 /// Does what the operator asks.
-pub fn run(command: &ResourceCommand, store: &dyn Datastore, io: &mut Streams<'_>) -> io::Result<Exit> {
+pub(super) fn run_with(
+    command: &Command,
+    store: &dyn Datastore,
+    io: &mut Streams<'_>,
+) -> io::Result<Exit> {
     match command {
-        ResourceCommand::Apply(args) => write_all(args, Write::Apply, store, io),
-        ResourceCommand::Create(args) => write_all(args, Write::Create, store, io),
-        ResourceCommand::Replace(args) => write_all(args, Write::Replace, store, io),
-        ResourceCommand::Get(args) => get(args, store, io),
-        ResourceCommand::Delete(args) => delete(args, store, io),
+        Command::Apply(args) => write_all(args, Write::Apply, store, io),
+        Command::Create(args) => write_all(args, Write::Create, store, io),
+        Command::Replace(args) => write_all(args, Write::Replace, store, io),
+        Command::Get(args) => get(args, store, io),
+        Command::Delete(args) => delete(args, store, io),
     }
 }
 
-fn write_all(args: &FileArgs, how: Write, store: &dyn Datastore, io: &mut Streams<'_>) -> io::Result<Exit> {
+fn write_all(
+    args: &FileArgs,
+    how: Write,
+    store: &dyn Datastore,
+    io: &mut Streams<'_>,
+) -> io::Result<Exit> {
     let (objects, mut exit) = read_files(&args.files, &args.namespace, io)?;
     for located in objects {
         let place = format!("{}:{}", located.position.file.display(), located.position.line);
@@ -141,10 +160,11 @@ fn write_one(resource: Resource, how: Write, store: &dyn Datastore) -> Result<&'
 }
 
 fn get(args: &GetArgs, store: &dyn Datastore, io: &mut Streams<'_>) -> io::Result<Exit> {
-    let (keys, kind, mut exit) = match chosen(args.kind.as_deref(), &args.names, &args.files, &args.namespace, io)? {
-        Ok(chosen) => chosen,
-        Err(exit) => return Ok(exit),
-    };
+    let (keys, kind, mut exit) =
+        match chosen(args.kind.as_deref(), &args.names, &args.files, &args.namespace, io)? {
+            Ok(chosen) => chosen,
+            Err(exit) => return Ok(exit),
+        };
     let mut found = Vec::new();
     for key in &keys {
         match store.get(key) {
@@ -158,17 +178,18 @@ fn get(args: &GetArgs, store: &dyn Datastore, io: &mut Streams<'_>) -> io::Resul
             Err(error) => return io.problem(error),
         }
         if kind.namespaced() && !args.all_namespaces {
-            found.retain(|resource| resource.metadata().namespace.as_ref() == Some(&args.namespace));
+            found
+                .retain(|resource| resource.metadata().namespace.as_ref() == Some(&args.namespace));
         }
     }
     match args.output {
-        Format::Json | Format::Yaml => {
+        Output::Json | Output::Yaml => {
             let one = keys.len() == 1 && found.len() == 1;
             let value = if one { found[0].to_value() } else { as_list(kind, &found) };
-            io.value(args.output, &value)?;
+            args.output.write(&value, io.out)?;
         }
-        Format::Table | Format::Wide => {
-            let wide = args.output == Format::Wide;
+        Output::Table | Output::Wide => {
+            let wide = args.output == Output::Wide;
             let kinds: BTreeSet<Kind> = found.iter().map(Resource::kind).chain(kind).collect();
             for (number, kind) in kinds.into_iter().enumerate() {
                 if number > 0 {
@@ -186,16 +207,19 @@ fn get(args: &GetArgs, store: &dyn Datastore, io: &mut Streams<'_>) -> io::Resul
 fn as_list(kind: Option<Kind>, found: &[Resource]) -> serde_json::Value {
     let items: Vec<_> = found.iter().map(Resource::to_value).collect();
     match kind {
-        Some(kind) => json!({"apiVersion": kind.api_version(), "kind": format!("{kind}List"), "items": items}),
+        Some(kind) => {
+            json!({"apiVersion": kind.api_version(), "kind": format!("{kind}List"), "items": items})
+        }
         None => json!({"apiVersion": "v1", "kind": "List", "items": items}),
     }
 }
 
 fn delete(args: &DeleteArgs, store: &dyn Datastore, io: &mut Streams<'_>) -> io::Result<Exit> {
-    let (keys, _, mut exit) = match chosen(args.kind.as_deref(), &args.names, &args.files, &args.namespace, io)? {
-        Ok(chosen) => chosen,
-        Err(exit) => return Ok(exit),
-    };
+    let (keys, _, mut exit) =
+        match chosen(args.kind.as_deref(), &args.names, &args.files, &args.namespace, io)? {
+            Ok(chosen) => chosen,
+            Err(exit) => return Ok(exit),
+        };
     for key in keys {
         match store.delete(&key, None) {
             Ok(_) => writeln!(io.out, "{key} deleted")?,
@@ -218,10 +242,15 @@ fn chosen(
 ) -> io::Result<Result<Chosen, Exit>> {
     let Some(word) = kind else {
         let (objects, exit) = read_files(files, namespace, io)?;
-        return Ok(Ok((objects.iter().map(|located| located.resource.key()).collect(), None, exit)));
+        return Ok(Ok((
+            objects.iter().map(|located| located.resource.key()).collect(),
+            None,
+            exit,
+        )));
     };
     let Some(kind) = Kind::from_word(word) else {
-        let known: Vec<String> = Kind::ALL.iter().map(|kind| kind.as_str().to_ascii_lowercase()).collect();
+        let known: Vec<String> =
+            Kind::ALL.iter().map(|kind| kind.as_str().to_ascii_lowercase()).collect();
         io.problem(format!("{word}: unknown kind; known are {}", known.join(", ")))?;
         return Ok(Err(Exit::Usage));
     };
@@ -233,10 +262,14 @@ fn chosen(
 }
 
 /// The valid objects of files; what is refused is told.
-fn read_files(files: &[PathBuf], namespace: &str, io: &mut Streams<'_>) -> io::Result<(Vec<Located>, Exit)> {
+fn read_files(
+    files: &[PathBuf],
+    namespace: &str,
+    io: &mut Streams<'_>,
+) -> io::Result<(Vec<Located>, Exit)> {
     let mut objects = Vec::new();
     let mut exit = Exit::Done;
-    for (path, text) in texts(files, io)? {
+    for (path, text) in texts(files, io) {
         let text = match text {
             Ok(text) => text,
             Err(error) => {
@@ -265,7 +298,7 @@ fn read_files(files: &[PathBuf], namespace: &str, io: &mut Streams<'_>) -> io::R
 
 type Text = (PathBuf, io::Result<String>);
 
-fn texts(files: &[PathBuf], io: &mut Streams<'_>) -> io::Result<Vec<Text>> {
+fn texts(files: &[PathBuf], io: &mut Streams<'_>) -> Vec<Text> {
     let mut texts = Vec::new();
     for file in files {
         if file == Path::new("-") {
@@ -274,21 +307,27 @@ fn texts(files: &[PathBuf], io: &mut Streams<'_>) -> io::Result<Vec<Text>> {
             texts.push((PathBuf::from("standard input"), read));
         } else if file.is_dir() {
             match manifests(file) {
-                Ok(found) => texts.extend(found.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path)))),
+                Ok(found) => texts.extend(
+                    found.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path))),
+                ),
                 Err(error) => texts.push((file.clone(), Err(error))),
             }
         } else {
             texts.push((file.clone(), std::fs::read_to_string(file)));
         }
     }
-    Ok(texts)
+    texts
 }
 
 fn manifests(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
-        if path.is_file() && path.extension().is_some_and(|kind| ["yaml", "yml", "json"].iter().any(|known| kind == *known)) {
+        if path.is_file()
+            && path
+                .extension()
+                .is_some_and(|kind| ["yaml", "yml", "json"].iter().any(|known| kind == *known))
+        {
             found.push(path);
         }
     }

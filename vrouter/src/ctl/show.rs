@@ -1,12 +1,12 @@
 //! How does a node's state look to its operators? Tables of what the node answers, or its JSON.
 
-use super::output::{Format, Streams};
+use super::output::{Output, terminal_width};
 use super::request::{BgpPart, Request};
 use super::socket::{self, AskError};
 use super::table::Table;
 use ipnet::IpNet;
 use serde_json::Value;
-use std::io;
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -81,8 +81,8 @@ pub enum ShowError {
 pub fn show(
     socket: &Path,
     what: &Show,
-    format: Format,
-    out: &mut Streams<'_>,
+    output: Output,
+    out: &mut dyn Write,
 ) -> Result<(), ShowError> {
     let request = match what {
         Show::Interfaces => Request::Interfaces,
@@ -93,8 +93,8 @@ pub fn show(
         Show::Drops { .. } => Request::Drops,
     };
     let value = socket::ask_once(socket, &request)?;
-    if matches!(format, Format::Json | Format::Yaml) {
-        return Ok(out.value(format, &value)?);
+    if output.is_structured() {
+        return Ok(output.write(&value, out)?);
     }
     match what {
         Show::Interfaces => interfaces(&value, out)?,
@@ -120,17 +120,13 @@ fn bgp_request(what: Option<&ShowBgp>) -> Request {
 }
 
 /// `vrouter node status`, in calicoctl's columns, and the node's own state.
-pub fn node_status(
-    socket: &Path,
-    format: Format,
-    out: &mut Streams<'_>,
-) -> Result<(), ShowError> {
+pub fn node_status(socket: &Path, output: Output, out: &mut dyn Write) -> Result<(), ShowError> {
     let value = socket::ask_once(socket, &Request::Status)?;
-    if matches!(format, Format::Json | Format::Yaml) {
-        return Ok(out.value(format, &value)?);
+    if output.is_structured() {
+        return Ok(output.write(&value, out)?);
     }
     writeln!(
-        out.out,
+        out,
         "vRouter process is running (pid {}, up {}), node {}, address {}, AS {}.",
         cell(&value["pid"]),
         span(value["uptimeSeconds"].as_u64().unwrap_or_default()),
@@ -139,7 +135,7 @@ pub fn node_status(
         cell(&value["asNumber"]),
     )?;
     writeln!(
-        out.out,
+        out,
         "Tunnel address {}, {} pods, {} routes, tables of generation {} ({} live in every worker).",
         cell(&value["tunnelAddress"]),
         cell(&value["pods"]),
@@ -148,16 +144,16 @@ pub fn node_status(
         cell(&value["live"]),
     )?;
     for uplink in rows(&value["uplinks"]) {
-        writeln!(out.out, "Uplink {}: {}.", cell(&uplink["name"]), cell(&uplink["mode"]))?;
+        writeln!(out, "Uplink {}: {}.", cell(&uplink["name"]), cell(&uplink["mode"]))?;
         for note in rows(&uplink["notes"]) {
-            writeln!(out.out, "  {}", cell(note))?;
+            writeln!(out, "  {}", cell(note))?;
         }
     }
     for note in rows(&value["notes"]) {
-        writeln!(out.out, "Note: {}", cell(note))?;
+        writeln!(out, "Note: {}", cell(note))?;
     }
     for (title, version4) in [("IPv4 BGP status", true), ("IPv6 BGP status", false)] {
-        let mut table = Table::new(["PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"]);
+        let mut table = Table::new(&["PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"]);
         let mut any = false;
         for peer in rows(&value["bgp"]) {
             let address = peer["address"].as_str().unwrap_or_default();
@@ -176,18 +172,18 @@ pub fn node_status(
                 info.to_owned(),
             ]);
         }
-        writeln!(out.out, "\n{title}")?;
+        writeln!(out, "\n{title}")?;
         if any {
-            table.write_boxed(out.out, out.width)?;
+            table.write_boxed(out, terminal_width())?;
         } else {
-            writeln!(out.out, "No peers.")?;
+            writeln!(out, "No peers.")?;
         }
     }
     Ok(())
 }
 
-fn interfaces(value: &Value, out: &mut Streams<'_>) -> io::Result<()> {
-    let mut table = Table::new([
+fn interfaces(value: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let mut table = Table::new(&[
         "NAME", "ROLE", "MODE", "MTU", "POD", "ADDRESSES", "RX PACKETS", "TX PACKETS", "DROPPED",
     ]);
     for port in rows(value) {
@@ -203,12 +199,12 @@ fn interfaces(value: &Value, out: &mut Streams<'_>) -> io::Result<()> {
             cell(&port["dropped"]),
         ]);
     }
-    table.write_plain(out.out, out.width)
+    table.write(out)
 }
 
-fn routes(value: &Value, out: &mut Streams<'_>) -> io::Result<()> {
+fn routes(value: &Value, out: &mut dyn Write) -> io::Result<()> {
     let mut table =
-        Table::new(["PREFIX", "SOURCE", "VIA", "RESOLVED", "PORT", "NEIGHBOUR", "MAC"]);
+        Table::new(&["PREFIX", "SOURCE", "VIA", "RESOLVED", "PORT", "NEIGHBOUR", "MAC"]);
     for route in rows(value) {
         let resolved = if route["used"] == true { cell(&route["resolved"]) } else { "lost".into() };
         table.row([
@@ -221,11 +217,11 @@ fn routes(value: &Value, out: &mut Streams<'_>) -> io::Result<()> {
             cell(&route["mac"]),
         ]);
     }
-    table.write_plain(out.out, out.width)
+    table.write(out)
 }
 
-fn neighbors(value: &Value, out: &mut Streams<'_>) -> io::Result<()> {
-    let mut table = Table::new([
+fn neighbors(value: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let mut table = Table::new(&[
         "PEER", "TYPE", "AS", "STATE", "UPTIME", "RECEIVED", "ADVERTISED", "LAST ERROR",
     ]);
     for peer in rows(value) {
@@ -240,11 +236,11 @@ fn neighbors(value: &Value, out: &mut Streams<'_>) -> io::Result<()> {
             cell(&peer["lastError"]),
         ]);
     }
-    table.write_plain(out.out, out.width)
+    table.write(out)
 }
 
-fn bgp_routes(value: &Value, out: &mut Streams<'_>) -> io::Result<()> {
-    let mut table = Table::new([
+fn bgp_routes(value: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let mut table = Table::new(&[
         "", "PREFIX", "NEXT HOP", "PEER", "AS PATH", "LOCAL PREF", "MED", "DECIDED BY",
     ]);
     for route in rows(value) {
@@ -264,11 +260,11 @@ fn bgp_routes(value: &Value, out: &mut Streams<'_>) -> io::Result<()> {
             cell(&route["reason"]),
         ]);
     }
-    table.write_plain(out.out, out.width)
+    table.write(out)
 }
 
-fn flows(value: &Value, out: &mut Streams<'_>) -> io::Result<()> {
-    let mut table = Table::new([
+fn flows(value: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let mut table = Table::new(&[
         "PROTO", "SOURCE", "DESTINATION", "IN BY", "STATE", "VERDICT", "IDLE", "SENT", "ANSWERED",
         "RULE",
     ]);
@@ -288,13 +284,13 @@ fn flows(value: &Value, out: &mut Streams<'_>) -> io::Result<()> {
             cell(&flow[rule]),
         ]);
     }
-    table.write_plain(out.out, out.width)?;
-    writeln!(out.out, "{} connections", cell(&value["total"]))
+    table.write(out)?;
+    writeln!(out, "{} connections", cell(&value["total"]))
 }
 
-fn policy(value: &Value, out: &mut Streams<'_>) -> io::Result<()> {
+fn policy(value: &Value, out: &mut dyn Write) -> io::Result<()> {
     let mut table =
-        Table::new(["POD", "DIRECTION", "VERDICT", "PACKETS", "BYTES", "CONNECTIONS", "RULE"]);
+        Table::new(&["POD", "DIRECTION", "VERDICT", "PACKETS", "BYTES", "CONNECTIONS", "RULE"]);
     for pod in rows(value) {
         for direction in ["ingress", "egress"] {
             let state = &pod[direction];
@@ -324,12 +320,12 @@ fn policy(value: &Value, out: &mut Streams<'_>) -> io::Result<()> {
             }
         }
     }
-    table.write_plain(out.out, out.width)
+    table.write(out)
 }
 
-fn drops(value: &Value, all: bool, out: &mut Streams<'_>) -> io::Result<()> {
+fn drops(value: &Value, all: bool, out: &mut dyn Write) -> io::Result<()> {
     writeln!(
-        out.out,
+        out,
         "{} received + {} injected + {} split = {} forwarded + {} merged + what follows",
         cell(&value["received"]),
         cell(&value["injected"]),
@@ -337,7 +333,7 @@ fn drops(value: &Value, all: bool, out: &mut Streams<'_>) -> io::Result<()> {
         cell(&value["forwarded"]),
         cell(&value["merged"]),
     )?;
-    let mut table = Table::new(["OUTCOME", "REASON", "PACKETS", "MEANING"]);
+    let mut table = Table::new(&["OUTCOME", "REASON", "PACKETS", "MEANING"]);
     for (outcome, key) in [("dropped", "drops"), ("punted", "punts")] {
         for reason in rows(&value[key]).filter(|r| all || r["packets"] != 0) {
             table.row([
@@ -348,7 +344,7 @@ fn drops(value: &Value, all: bool, out: &mut Streams<'_>) -> io::Result<()> {
             ]);
         }
     }
-    table.write_plain(out.out, out.width)
+    table.write(out)
 }
 
 fn rows(value: &Value) -> impl Iterator<Item = &Value> {
@@ -406,15 +402,9 @@ mod tests {
     fn closed_pods_are_told_from_open_ones() {
         let value = serde_json::json!([{"pod": "ns/a", "egress": null,
             "ingress": {"isolated": false, "rules": []}}]);
-        let (mut written, mut nothing) = (Vec::new(), io::empty());
-        let mut out = Streams {
-            input: &mut io::empty(),
-            out: &mut written,
-            err: &mut nothing,
-            width: None,
-        };
+        let mut out = Vec::new();
         policy(&value, &mut out).expect("written");
-        let text = String::from_utf8(written).expect("text");
+        let text = String::from_utf8(out).expect("text");
         assert!(text.contains("not isolated") && text.contains("closed"), "{text}");
     }
 }

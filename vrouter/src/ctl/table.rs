@@ -16,13 +16,14 @@ const NARROWEST: usize = 8;
 
 impl Table {
     /// A table without rows.
-    pub fn new<T: Into<String>>(headings: impl IntoIterator<Item = T>) -> Self {
-        Self { headings: headings.into_iter().map(Into::into).collect(), rows: Vec::new() }
+    pub fn new<T: AsRef<str>>(headings: impl IntoIterator<Item = T>) -> Self {
+        let headings = headings.into_iter().map(|heading| heading.as_ref().to_owned());
+        Self { headings: headings.collect(), rows: Vec::new() }
     }
 
     /// Adds a row; missing cells are empty.
-    pub fn row<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
-        let mut row: Vec<String> = cells.into_iter().map(Into::into).collect();
+    pub fn row<T: AsRef<str>>(&mut self, cells: impl IntoIterator<Item = T>) {
+        let mut row: Vec<String> = cells.into_iter().map(|cell| cell.as_ref().to_owned()).collect();
         row.resize(self.headings.len(), String::new());
         self.rows.push(row);
     }
@@ -32,11 +33,17 @@ impl Table {
         self.rows.is_empty()
     }
 
+    /// Writes columns with space between them, as wide as the terminal allows.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        self.write_plain(out, super::output::terminal_width())
+    }
+
     /// Writes columns with space between them; where a line would be longer than `width`, the widest columns are cut.
     pub fn write_plain(&self, out: &mut dyn Write, width: Option<usize>) -> io::Result<()> {
         let mut widths = self.widths();
         if let Some(width) = width {
-            shrink(&mut widths, width.saturating_sub(GAP * widths.len().saturating_sub(1)));
+            let gaps = GAP * widths.len().saturating_sub(1);
+            shrink(&mut widths, width.saturating_sub(gaps));
         }
         for row in std::iter::once(&self.headings).chain(&self.rows) {
             let cells = row.iter().zip(&widths).map(|(cell, width)| pad(cell, *width));
@@ -50,24 +57,27 @@ impl Table {
     pub fn write_boxed(&self, out: &mut dyn Write, width: Option<usize>) -> io::Result<()> {
         let mut widths = self.widths();
         if let Some(width) = width {
-            shrink(&mut widths, width.saturating_sub(3 * widths.len() + 1));
+            let lines = 3 * widths.len() + 1;
+            shrink(&mut widths, width.saturating_sub(lines));
         }
-        let border: String = widths.iter().map(|width| format!("+{}", "-".repeat(width + 2))).collect();
-        writeln!(out, "{border}+")?;
+        let lines: Vec<String> = widths.iter().map(|width| "-".repeat(width + 2)).collect();
+        let border = format!("+{}+", lines.join("+"));
+        writeln!(out, "{border}")?;
         for (number, row) in std::iter::once(&self.headings).chain(&self.rows).enumerate() {
-            let cells = row.iter().zip(&widths).map(|(cell, width)| format!("| {} ", pad(cell, *width)));
-            writeln!(out, "{}|", cells.collect::<String>())?;
+            let cells: Vec<String> =
+                row.iter().zip(&widths).map(|(cell, width)| pad(cell, *width)).collect();
+            writeln!(out, "| {} |", cells.join(" | "))?;
             if number == 0 {
-                writeln!(out, "{border}+")?;
+                writeln!(out, "{border}")?;
             }
         }
-        if self.is_empty() { Ok(()) } else { writeln!(out, "{border}+") }
+        if self.is_empty() { Ok(()) } else { writeln!(out, "{border}") }
     }
 
     fn widths(&self) -> Vec<usize> {
-        let cells = |column: usize| self.rows.iter().filter_map(move |row| row.get(column));
         let longest = |(column, heading): (usize, &String)| {
-            cells(column).chain([heading]).map(|cell| cell.chars().count()).max().unwrap_or(0)
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.chain([heading]).map(|cell| cell.chars().count()).max().unwrap_or(0)
         };
         self.headings.iter().enumerate().map(longest).collect()
     }
@@ -113,9 +123,15 @@ mod tests {
     #[test]
     fn columns_are_aligned() {
         let plain = text(|out| table().write_plain(out, None));
-        assert_eq!(plain, "NAME          SELECTOR\na             all()\nlonger-name   zone == \"süd\" && has(rack)\nb\n");
+        assert_eq!(
+            plain,
+            "NAME          SELECTOR\na             all()\nlonger-name   zone == \"süd\" && has(rack)\nb\n"
+        );
         let boxed = text(|out| table().write_boxed(out, None));
-        assert!(boxed.starts_with("+-------------+---") && boxed.contains("| a           | all() "), "{boxed}");
+        assert!(
+            boxed.starts_with("+-------------+---") && boxed.contains("| a           | all() "),
+            "{boxed}"
+        );
         let lengths: Vec<usize> = boxed.lines().map(|line| line.chars().count()).collect();
         assert!(lengths.iter().all(|length| *length == lengths[0]), "{boxed}");
     }
