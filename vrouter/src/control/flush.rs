@@ -195,7 +195,7 @@ impl Control {
             granted,
             mac,
         });
-        self.learn(resource);
+        self.learn(&resource);
         self.dirty.workloads = true;
         self.dirty.policy = true;
         self.dirty.ports = true;

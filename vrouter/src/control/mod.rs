@@ -54,6 +54,7 @@ const TICK_WAITING: Duration = Duration::from_micros(200);
 const LIVE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What must be worked out again.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own, not a state")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Dirty {
     /// Nodes, pools, blocks, BGP objects.
@@ -233,7 +234,7 @@ impl Control {
         match event {
             WatchEvent::Upsert(resource) => {
                 self.refused.remove(&resource.key().to_string());
-                self.learn(resource);
+                self.learn(&resource);
             }
             WatchEvent::Delete(key) => {
                 if let Some(gone) = self.world.remove(&key) {
@@ -260,13 +261,12 @@ impl Control {
     }
 
     /// Takes an object in and marks what depends on it.
-    fn learn(&mut self, resource: crate::api::Resource) {
-        let kind = resource.kind();
+    fn learn(&mut self, resource: &crate::api::Resource) {
         if !self.world.upsert(resource.clone()) {
             return;
         }
-        self.concern(kind);
-        for change in convert::changes(&self.world, &resource) {
+        self.concern(resource.kind());
+        for change in convert::changes(&self.world, resource) {
             self.policy.apply(change);
         }
     }
@@ -330,7 +330,7 @@ impl Control {
 
     fn housekeep(&mut self, now: Instant) {
         for held in self.holds.expire(now) {
-            self.refuse_held(held, now);
+            self.refuse_held(&held, now);
         }
         for (port, error) in self.router.closed_ports() {
             self.port_closed(port, error);

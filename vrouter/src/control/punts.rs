@@ -99,13 +99,13 @@ impl Control {
                 // Asked for again by the next packet; kept, the kernel would ask for ever.
                 let _ = self.netlink.delete_neighbour(link, address);
                 for held in self.holds.release(key) {
-                    self.refuse_held(held, now);
+                    self.refuse_held(&held, now);
                 }
             }
         }
     }
 
-    pub(super) fn refuse_held(&mut self, held: Held, now: Instant) {
+    pub(super) fn refuse_held(&mut self, held: &Held, now: Instant) {
         self.send_answer(held.packet.bytes(), Answer::HostUnreachable, now);
     }
 }

@@ -171,7 +171,7 @@ impl Words {
                 "stage": "acl",
                 "verdict": if denied.is_some() { "deny" } else { "allow" },
                 "egressRule": self.rule(*egress_rule), "ingressRule": self.rule(*ingress_rule),
-                "reason": denied.map(|reason| reason.name()),
+                "reason": denied.map(fastpath::outcome::DropReason::name),
             }),
             Step::Left { port, mtu, encapsulated } => json!({
                 "stage": "rewrite", "port": self.port(*port), "mtu": mtu,

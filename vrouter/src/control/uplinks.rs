@@ -229,8 +229,8 @@ impl Control {
         let open = self.ports.uplinks();
         self.follow_links(&open);
         let hidden = self.host.links(&self.kernel);
-        let named = self.config.uplinks.iter().filter_map(|n| self.kernel.link_named(n));
-        let mut wanted: BTreeSet<u32> = named.map(|l| l.index).collect();
+        let configured = self.config.uplinks.iter().filter_map(|n| self.kernel.link_named(n));
+        let mut wanted: BTreeSet<u32> = configured.map(|l| l.index).collect();
         wanted.extend(self.node_link());
         wanted.extend(&self.routing.resolved().unowned_links);
         let names: Vec<_> = wanted
@@ -294,7 +294,7 @@ impl Control {
             tracing::warn!(interface = name, "{note}");
         }
         if let Some(port) = self.ports.get_mut(id) {
-            port.mode = uplink.mode.name().to_owned();
+            uplink.mode.name().clone_into(&mut port.mode);
             port.notes = uplink.notes;
             port.entry.role = PortRole::Uplink;
             port.entry.mac = uplink.mac;

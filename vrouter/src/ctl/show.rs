@@ -154,7 +154,7 @@ pub fn node_status(socket: &Path, output: Output, out: &mut dyn Write) -> Result
         writeln!(out, "Note: {}", cell(note))?;
     }
     for (title, version4) in [("IPv4 BGP status", true), ("IPv6 BGP status", false)] {
-        let mut table = Table::new(&["PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"]);
+        let mut table = Table::new(["PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"]);
         let mut any = false;
         for peer in rows(&value["bgp"]) {
             let address = peer["address"].as_str().unwrap_or_default();
@@ -184,7 +184,7 @@ pub fn node_status(socket: &Path, output: Output, out: &mut dyn Write) -> Result
 }
 
 fn interfaces(value: &Value, out: &mut dyn Write) -> io::Result<()> {
-    let mut table = Table::new(&[
+    let mut table = Table::new([
         "NAME",
         "ROLE",
         "MODE",
@@ -212,8 +212,7 @@ fn interfaces(value: &Value, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn routes(value: &Value, out: &mut dyn Write) -> io::Result<()> {
-    let mut table =
-        Table::new(&["PREFIX", "SOURCE", "VIA", "RESOLVED", "PORT", "NEIGHBOUR", "MAC"]);
+    let mut table = Table::new(["PREFIX", "SOURCE", "VIA", "RESOLVED", "PORT", "NEIGHBOUR", "MAC"]);
     for route in rows(value) {
         let resolved = if route["used"] == true { cell(&route["resolved"]) } else { "lost".into() };
         table.row([
@@ -230,7 +229,7 @@ fn routes(value: &Value, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn neighbors(value: &Value, out: &mut dyn Write) -> io::Result<()> {
-    let mut table = Table::new(&[
+    let mut table = Table::new([
         "PEER",
         "TYPE",
         "AS",
@@ -256,7 +255,7 @@ fn neighbors(value: &Value, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn bgp_routes(value: &Value, out: &mut dyn Write) -> io::Result<()> {
-    let mut table = Table::new(&[
+    let mut table = Table::new([
         "",
         "PREFIX",
         "NEXT HOP",
@@ -287,7 +286,7 @@ fn bgp_routes(value: &Value, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn flows(value: &Value, out: &mut dyn Write) -> io::Result<()> {
-    let mut table = Table::new(&[
+    let mut table = Table::new([
         "PROTO",
         "SOURCE",
         "DESTINATION",
@@ -321,7 +320,7 @@ fn flows(value: &Value, out: &mut dyn Write) -> io::Result<()> {
 
 fn policy(value: &Value, out: &mut dyn Write) -> io::Result<()> {
     let mut table =
-        Table::new(&["POD", "DIRECTION", "VERDICT", "PACKETS", "BYTES", "CONNECTIONS", "RULE"]);
+        Table::new(["POD", "DIRECTION", "VERDICT", "PACKETS", "BYTES", "CONNECTIONS", "RULE"]);
     for pod in rows(value) {
         for direction in ["ingress", "egress"] {
             let state = &pod[direction];
@@ -364,7 +363,7 @@ fn drops(value: &Value, all: bool, out: &mut dyn Write) -> io::Result<()> {
         cell(&value["forwarded"]),
         cell(&value["merged"]),
     )?;
-    let mut table = Table::new(&["OUTCOME", "REASON", "PACKETS", "MEANING"]);
+    let mut table = Table::new(["OUTCOME", "REASON", "PACKETS", "MEANING"]);
     for (outcome, key) in [("dropped", "drops"), ("punted", "punts")] {
         for reason in rows(&value[key]).filter(|r| all || r["packets"] != 0) {
             table.row([
