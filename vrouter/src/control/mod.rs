@@ -20,6 +20,8 @@ mod punts;
 mod restore;
 pub mod routing;
 mod taps;
+#[cfg(test)]
+mod tests;
 pub mod topology;
 mod uplinks;
 pub mod workloads;
