@@ -27,8 +27,7 @@ HOST := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 # without the sanitizers (the code under test is safe Rust, overflow checks and asserts are on).
 FUZZ_RUSTFLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
-  -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 -Cdebug-assertions \
-  -Coverflow-checks
+  -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Coverflow-checks
 
 .PHONY: help demo demo-clean test lint fuzz fuzz-check deps
 
@@ -60,7 +59,7 @@ lint:
 
 fuzz-check:
 	@.ci/setup build
-	cargo check --manifest-path $(FUZZ_DIR)/Cargo.toml
+	cargo check --manifest-path $(FUZZ_DIR)/Cargo.toml --target-dir target
 
 fuzz:
 	@.ci/setup build

@@ -82,7 +82,7 @@ impl Ping {
         words.extend(["-s".into(), self.size.to_string()]);
         match self.fragments {
             Fragments::Default => {}
-            Fragments::Forbid => words.extend(["-M".into(), "probe".into()]),
+            Fragments::Forbid => words.extend(["-M".into(), "do".into()]),
             Fragments::Allow => words.extend(["-M".into(), "dont".into()]),
         }
         if let Some(source) = &self.source {

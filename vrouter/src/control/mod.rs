@@ -35,7 +35,6 @@ use event::Event;
 use fastpath::publish::Generation;
 use fastpath::router::Router;
 use fastpath::tables::Tunnels;
-use ipnet::IpNet;
 use slowpath::bgp::{SpeakerEvent, SpeakerHandle};
 use slowpath::punt::Answerer;
 use slowpath::rib::fib::Routing;
@@ -116,7 +115,6 @@ pub struct Control {
     kernel: KernelState,
     topology: Topology,
     routing: Routing,
-    gleaned: BTreeMap<IpNet, Via>,
     policy: policy::PolicyState,
     ports: ports::Ports,
     workloads: workloads::Workloads,
@@ -162,7 +160,6 @@ impl Control {
             kernel: parts.kernel,
             topology: Topology::default(),
             routing: Routing::default(),
-            gleaned: BTreeMap::new(),
             policy: policy::PolicyState::default(),
             ports: ports::Ports::default(),
             workloads: workloads::Workloads::default(),

@@ -23,6 +23,7 @@ pub enum Show {
     },
     /// BGP peers, or routes
     Bgp {
+        /// Which part; the sessions where none is named
         #[command(subcommand)]
         what: Option<ShowBgp>,
     },
@@ -184,7 +185,15 @@ pub fn node_status(socket: &Path, output: Output, out: &mut dyn Write) -> Result
 
 fn interfaces(value: &Value, out: &mut dyn Write) -> io::Result<()> {
     let mut table = Table::new(&[
-        "NAME", "ROLE", "MODE", "MTU", "POD", "ADDRESSES", "RX PACKETS", "TX PACKETS", "DROPPED",
+        "NAME",
+        "ROLE",
+        "MODE",
+        "MTU",
+        "POD",
+        "ADDRESSES",
+        "RX PACKETS",
+        "TX PACKETS",
+        "DROPPED",
     ]);
     for port in rows(value) {
         table.row([
@@ -222,7 +231,14 @@ fn routes(value: &Value, out: &mut dyn Write) -> io::Result<()> {
 
 fn neighbors(value: &Value, out: &mut dyn Write) -> io::Result<()> {
     let mut table = Table::new(&[
-        "PEER", "TYPE", "AS", "STATE", "UPTIME", "RECEIVED", "ADVERTISED", "LAST ERROR",
+        "PEER",
+        "TYPE",
+        "AS",
+        "STATE",
+        "UPTIME",
+        "RECEIVED",
+        "ADVERTISED",
+        "LAST ERROR",
     ]);
     for peer in rows(value) {
         table.row([
@@ -241,7 +257,14 @@ fn neighbors(value: &Value, out: &mut dyn Write) -> io::Result<()> {
 
 fn bgp_routes(value: &Value, out: &mut dyn Write) -> io::Result<()> {
     let mut table = Table::new(&[
-        "", "PREFIX", "NEXT HOP", "PEER", "AS PATH", "LOCAL PREF", "MED", "DECIDED BY",
+        "",
+        "PREFIX",
+        "NEXT HOP",
+        "PEER",
+        "AS PATH",
+        "LOCAL PREF",
+        "MED",
+        "DECIDED BY",
     ]);
     for route in rows(value) {
         let mark = match (route["best"] == true, route["inUse"] == true) {
@@ -265,7 +288,15 @@ fn bgp_routes(value: &Value, out: &mut dyn Write) -> io::Result<()> {
 
 fn flows(value: &Value, out: &mut dyn Write) -> io::Result<()> {
     let mut table = Table::new(&[
-        "PROTO", "SOURCE", "DESTINATION", "IN BY", "STATE", "VERDICT", "IDLE", "SENT", "ANSWERED",
+        "PROTO",
+        "SOURCE",
+        "DESTINATION",
+        "IN BY",
+        "STATE",
+        "VERDICT",
+        "IDLE",
+        "SENT",
+        "ANSWERED",
         "RULE",
     ]);
     for flow in rows(&value["flows"]) {
