@@ -8,12 +8,12 @@ use slowpath::rib::filter::{FilterAction, FilterRule, Operation, RouteFilter, Ru
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const BIRD: &str = "10.44.0.2";
 const ROUTES: &str = "protocol static s4 { ipv4; route 198.51.100.0/24 blackhole; }
     protocol static s6 { ipv6; route fd99::/48 blackhole; }";
 
-/// Our speaker (10.44.0.1, fd44::1) and a BIRD (10.44.0.2, fd44::2) on one link.
+/// Our speaker (`10.44.0.1`, `fd44::1`) and a BIRD (`10.44.0.2`, `fd44::2`) on one link.
 struct Pair {
     speaker: Option<SpeakerHandle>,
     bird: Option<Bird>,
@@ -133,7 +133,7 @@ fn internal_routes_of_both_families_go_both_ways_and_are_withdrawn() {
     let pair = Pair::new(&internal(), speaker(), peer(64512));
     let mut block = route("192.168.7.64/26");
     block.local_pref = Some(2_147_483_647 - 1024);
-    block.communities = vec![64512 << 16 | 42];
+    block.communities = vec![0xFC00_002A];
     pair.speaker().set_originated(vec![block, route("fd07::/64")]);
     pair.established();
     pair.wait("BIRD's routes", |pair| {
@@ -247,7 +247,7 @@ fn a_password_and_ttl_security_work_in_both_directions_of_connecting() {
 }
 
 #[test]
-fn a_peer_without_four_octet_as_numbers_is_told_what_it_can_hold() {
+fn a_peer_of_two_octet_as_numbers_still_learns_the_whole_path() {
     let mut rule = FilterRule::new(FilterAction::Accept);
     rule.operations = vec![Operation::PrependPath(vec![4_200_000_001])];
     let rules = Rules { rules: vec![rule], default: FilterAction::Reject };
@@ -258,7 +258,8 @@ fn a_peer_without_four_octet_as_numbers_is_told_what_it_can_hold() {
     pair.wait("BIRD's routes", |pair| pair.routes().len() == 2);
     pair.wait("our route at BIRD", |pair| {
         let seen = pair.bird().route("192.168.7.64/26").unwrap_or_default();
-        seen.contains("BGP.as_path: 64512 23456")
+        // BIRD has put AS_PATH (64512 23456) and AS4_PATH together.
+        seen.contains("BGP.as_path: 64512 4200000001")
     });
     assert!(!pair.peer().capabilities.join(" ").contains("4-byte AS"));
 }
@@ -299,4 +300,51 @@ fn bird_asks_for_our_routes_again_and_we_for_his() {
     pair.wait("BIRD's answer", |pair| pair.peer().messages_in > before + 1);
     assert!(ours(&pair));
     assert_eq!(pair.peer().flaps, 0);
+}
+
+#[test]
+fn a_session_over_ipv6_carries_both_families() {
+    let session = "local fd44::2 as 65001; neighbor fd44::1 as 64512;";
+    let bird = config(session, "", ROUTES).replace(
+        "import all; export all; next hop self;",
+        "import all; export all; next hop address 10.44.0.2;",
+    );
+    let peer = PeerConfig {
+        address: ip("fd44::2"),
+        local_address: Some(ip("fd44::1")),
+        next_hop_ipv4: Some(Ipv4Addr::new(10, 44, 0, 1)),
+        next_hop_ipv6: None,
+        ..peer(65001)
+    };
+    let pair = Pair::new(&bird, speaker(), peer);
+    pair.speaker().set_originated(vec![route("fd07::/64"), route("192.168.7.64/26")]);
+    pair.established();
+    pair.wait("BIRD's routes", |pair| {
+        let expected = [("198.51.100.0/24", BIRD), ("fd99::/48", "fd44::2")];
+        pair.routes() == expected.map(|(prefix, hop)| (prefix.to_owned(), hop.to_owned()))
+    });
+    for (prefix, next_hop) in [("fd07::/64", "fd44::1"), ("192.168.7.64/26", "10.44.0.1")] {
+        pair.wait("our route at BIRD", |pair| {
+            let seen = pair.bird().route(prefix).unwrap_or_default();
+            seen.contains(&format!("BGP.next_hop: {next_hop}"))
+        });
+    }
+}
+
+#[test]
+fn all_paths_that_bird_adds_are_used_together() {
+    let session = "local 10.44.0.2 as 64512; neighbor 10.44.0.1 as 64512; direct;";
+    let two = "protocol static a { ipv4; route 198.51.100.0/24 via 10.44.0.8; }
+        protocol static b { ipv4; route 198.51.100.0/24 via 10.44.0.9; }";
+    let bird = config(session, "add paths on;", two).replace("next hop self;", "");
+    let pair = Pair::new(&bird, speaker(), peer(64512));
+    pair.established();
+    let both = ["10.44.0.8", "10.44.0.9"].map(|hop| ("198.51.100.0/24".to_owned(), hop.to_owned()));
+    pair.wait("both paths", |pair| {
+        let mut routes = pair.routes();
+        routes.sort();
+        routes == both
+    });
+    pair.bird().birdc("disable a").expect("birdc");
+    pair.wait("one path to go", |pair| pair.routes() == both[1..]);
 }

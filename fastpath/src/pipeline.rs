@@ -169,14 +169,10 @@ impl Pipeline {
     }
 
     /// Between two rounds: forgets connections whose time is over, a bounded number at once, and
-    /// evens out the slots.
-    pub fn housekeep(&mut self, now: Instant) {
+    /// evens out the slots. True if more connections wait to be looked at.
+    pub fn housekeep(&mut self, now: Instant) -> bool {
         let tick = self.state.conns.tick(now);
-        for _ in 0..EXPIRIES_PER_ROUND {
-            if !self.expire_one(tick) {
-                break;
-            }
-        }
+        let more = (0..EXPIRIES_PER_ROUND).all(|_| self.expire_one(tick));
         let pool = &mut self.state.pool;
         while pool.available() > SLOTS_PER_WORKER
             && let Some(packet) = pool.take()
@@ -188,15 +184,19 @@ impl Pipeline {
         {
             pool.give(packet);
         }
+        more
     }
 
     fn expire_one(&mut self, now: Tick) -> bool {
+        let Some(timer) = self.state.wheel.due(now) else { return false };
+        let hash = timer.key.hash64();
+        // What a flow that fell silent did last is reported now.
+        lookup::report_idle(&mut self.state, &timer.key, hash);
         let State { wheel, conns, cache, counters, .. } = &mut self.state;
-        let Some(timer) = wheel.due(now) else { return false };
         match conns.expire(&timer.key, timer.timer, now) {
             Expiry::Stale => {}
             Expiry::Removed => {
-                cache.forget(&timer.key, timer.key.hash64());
+                cache.forget(&timer.key, hash);
                 counters.expired.add(1);
             }
             Expiry::Until(due) => {

@@ -18,6 +18,7 @@ use crate::worker::{BELL, Closed, Command, Links, Worker};
 use crossbeam::channel::{self, Receiver, Sender};
 use crossbeam::queue::ArrayQueue;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -250,6 +251,12 @@ impl Router {
         self.closed.try_iter().collect()
     }
 
+    /// Do all workers still run? One that panicked moves nothing any more.
+    pub fn is_running(&self) -> bool {
+        let ended = |worker: &Handle| worker.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        !self.workers.iter().any(ended)
+    }
+
     /// Everything that was counted so far.
     pub fn counters(&self) -> Counters {
         let mut sum = Counters::default();
@@ -263,6 +270,12 @@ impl Router {
     /// The connections there are.
     pub fn flows(&self) -> Vec<FlowInfo> {
         self.conns.flows(Instant::now())
+    }
+
+    /// Forgets the connections of an address that a workload gave up. Publish the tables without
+    /// the workload first: what workers remember themselves ends with the next generation.
+    pub fn forget(&self, address: IpAddr) {
+        self.conns.forget(address);
     }
 
     /// Follows matching packets, `limit` of them, stage by stage.

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 pub(crate) const BELL: Token = Token(usize::MAX);
 /// Longest sleep: connections expire meanwhile.
 const SLEEP: Duration = Duration::from_secs(1);
-/// Longest sleep while queues without a descriptor must be asked.
+/// Longest sleep while queues without a descriptor must be asked, or slots waited for.
 const SLEEP_ASKING: Duration = Duration::from_millis(1);
 
 /// What the control side tells a worker.
@@ -99,7 +99,7 @@ impl Worker {
         let mut last_work = round_began;
         while self.obey() {
             self.look(Some(Duration::ZERO));
-            let worked = self.round(round_began);
+            let (worked, more) = self.round(round_began);
             let now = Instant::now();
             let nanos = (now - round_began).as_nanos() as u64;
             let counters = self.pipeline.counters();
@@ -107,7 +107,7 @@ impl Worker {
             round_began = now;
             if worked {
                 last_work = now;
-            } else if now - last_work >= self.spin {
+            } else if !more && now - last_work >= self.spin {
                 self.sleep();
                 round_began = Instant::now();
                 self.pipeline.counters().idle.add((round_began - now).as_nanos() as u64);
@@ -117,20 +117,20 @@ impl Worker {
         }
     }
 
-    /// One round over everything that waits; false if nothing did.
-    fn round(&mut self, now: Instant) -> bool {
+    /// One round over everything that waits. Did anything, and is there housekeeping left to do?
+    fn round(&mut self, now: Instant) -> (bool, bool) {
         self.reader.refresh();
         let mut worked = false;
         for index in 0..self.asked.len() {
             // A queue that failed has left the list meanwhile.
             let Some(&queue) = self.asked.get(index) else { break };
-            worked |= self.serve(queue, now) > 0;
+            worked |= self.serve(queue, now).0;
         }
         let mut index = 0;
         while let Some(&queue) = self.ready.get(index) {
-            let came = self.serve(queue, now);
-            worked |= came > 0;
-            if came == BATCH {
+            let (came, more) = self.serve(queue, now);
+            worked |= came;
+            if more {
                 index += 1;
             } else if self.ready.get(index) == Some(&queue) {
                 // Fewer than asked for: the next edge tells of more.
@@ -139,13 +139,15 @@ impl Worker {
         }
         worked |= self.take_injected(now);
         worked |= self.take_lane();
-        self.pipeline.housekeep(now);
-        worked
+        let more = self.pipeline.housekeep(now);
+        (worked, more)
     }
 
-    /// Takes one batch from a queue through the stages; returns how many packets came.
-    fn serve(&mut self, (port, number): QueueId, now: Instant) -> usize {
+    /// Takes one batch from a queue through the stages. Did packets come, and may more wait?
+    fn serve(&mut self, (port, number): QueueId, now: Instant) -> (bool, bool) {
         let (pool, counters) = self.pipeline.parts();
+        // Without slots for a whole batch, a short one does not mean that the queue is empty.
+        let short_of_slots = pool.available() < BATCH;
         let batch = &mut *self.batch;
         let received = self.ports.receive(port, usize::from(number), pool, batch, counters);
         let came = batch.len();
@@ -160,8 +162,9 @@ impl Worker {
             // Nobody asks any more while the router is being dropped.
             let _ = self.links.closed.send((port, error));
             (self.links.wake)();
+            return (came > 0, false);
         }
-        came
+        (came > 0, came == BATCH || short_of_slots)
     }
 
     fn take_injected(&mut self, now: Instant) -> bool {
@@ -226,7 +229,7 @@ impl Worker {
             || !self.links.lane.is_empty();
         let timeout = match work {
             true => Duration::ZERO,
-            false if self.asked.is_empty() => SLEEP,
+            false if self.asked.is_empty() && self.ready.is_empty() => SLEEP,
             false => SLEEP_ASKING,
         };
         self.look(Some(timeout));

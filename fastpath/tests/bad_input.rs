@@ -146,6 +146,8 @@ fn offload_headers() {
     check_offload(&packet, Offload { csum_offset: 6, ..good }, DropReason::OffloadKind);
     check_offload(&packet, Offload { gso: Gso::Udp, ..good }, DropReason::OffloadKind);
     check_offload(&packet, Offload { gso: Gso::Tcp6, ..good }, DropReason::OffloadKind);
+    let none = World::new().send_all(TUNL0, &[(packet.clone(), Offload { gso_size: 1, ..good })]);
+    assert_eq!(none.outcome(), Outcome::Dropped(DropReason::OffloadSegmentSize));
     let unfinished = Offload { needs_checksum: false, ..good };
     check_offload(&packet, unfinished, DropReason::OffloadKind);
 }

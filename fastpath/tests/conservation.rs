@@ -4,6 +4,7 @@
 #[expect(dead_code, reason = "other test binaries use the rest")]
 mod lab;
 
+use fastpath::acl::Verdict;
 use fastpath::batch::Batch;
 use fastpath::io::fault::{FaultQueue, FaultRates};
 use fastpath::io::memory::{self, MemoryConfig};
@@ -110,7 +111,8 @@ fn act() -> impl Strategy<Value = Act> {
     let port = prop::sample::select(&PORTS[..]);
     let receive = (port.clone(), prop::collection::vec((damaged(), offload()), 1..20)).prop_map(
         |(port, packets)| {
-            let framed = packets.into_iter().map(|(p, offload)| match port {
+            let own = |(p, offload)| (as_sent_by(port, p), offload);
+            let framed = packets.into_iter().map(own).map(|(p, offload)| match port {
                 UPLINK if !p.is_empty() => (wired(&p), Offload::default()),
                 POD_C if !p.is_empty() => (ethernet(MAC_POD_PORT, MAC_POD, &p), Offload::default()),
                 _ => (p, offload),
@@ -125,6 +127,22 @@ fn act() -> impl Strategy<Value = Act> {
         1 => any::<u64>().prop_map(Act::Publish),
         1 => any::<u16>().prop_map(Act::Wait),
     ]
+}
+
+/// Pods mostly use their own addresses.
+fn as_sent_by(port: PortId, mut packet: Vec<u8>) -> Vec<u8> {
+    let own = match port {
+        POD_A => A,
+        POD_B => B,
+        POD_C => C,
+        _ => return packet,
+    };
+    let spoofs = packet.last().is_some_and(|last| last % 8 == 1);
+    if packet.len() >= 28 && packet[0] == 0x45 && !spoofs {
+        packet[12..16].copy_from_slice(&own);
+        fix(&mut packet);
+    }
+    packet
 }
 
 /// Tables that are changed at random, sensibly or not.
@@ -207,6 +225,10 @@ proptest! {
         acts in prop::collection::vec(act(), 1..40),
     ) {
         let mut world = World::with_connections(40);
+        world.programs(vec![
+            program(Verdict::Allow, 6, Some(80), 10, 1),
+            program(Verdict::Deny, 17, Some(53), 20, 2),
+        ]);
         run(&mut world, acts);
         world.pipeline.housekeep(world.now);
         let counters = world.counters();

@@ -231,6 +231,11 @@ fn the_routers_own_packets_meet_no_policy_and_lose_no_ttl() {
     world.send(TUNL0, &asked);
     let error = Packet::from_bytes(&icmp_error(ROUTER, OFFICE, &asked));
     assert_eq!(world.inject(Inject::Route { packet: error }).only().0, TUNL0);
+    // So does an answer to it.
+    let ping = world.send(FORWARD, &echo(NEAR, ROUTER, 9, false));
+    assert_eq!(ping.outcome(), punted(PuntReason::LocalIcmp));
+    let reply = Packet::from_bytes(&echo(ROUTER, NEAR, 9, true));
+    assert_eq!(world.inject(Inject::Route { packet: reply }).only().0, FORWARD);
 }
 
 #[test]
@@ -294,6 +299,20 @@ fn idle_connections_are_forgotten_and_the_table_is_bounded() {
     }
     assert_eq!((world.counters().expired, world.pipeline.conns().len()), (4, 0));
     assert!(!world.pipeline.has_timers());
+}
+
+#[test]
+fn what_a_silent_flow_sent_is_known_soon() {
+    let mut world = World::new();
+    for _ in 0..10 {
+        world.send(POD_A, &udp(A, B, (1, 53)));
+    }
+    world.send(POD_B, &udp(B, A, (53, 1)));
+    world.advance(Duration::from_secs(20));
+    world.pipeline.housekeep(world.now);
+    let flows = world.pipeline.conns().flows(world.now);
+    assert_eq!((flows[0].sent.packets, flows[0].sent.bytes), (10, 330));
+    assert_eq!((flows[0].answered.packets, flows[0].idle), (1, Duration::from_secs(20)));
 }
 
 #[test]

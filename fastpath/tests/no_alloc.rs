@@ -4,6 +4,7 @@
 #[expect(dead_code, reason = "other test binaries use the rest")]
 mod lab;
 
+use fastpath::outcome::DropReason;
 use fastpath::packet::{Gso, Offload};
 use lab::*;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -86,6 +87,15 @@ fn nothing_is_allocated_once_warm() {
         .collect();
     let replies: Vec<_> = (0..60u16).map(|p| udp(B, A, (53, p))).collect();
     let drops: Vec<_> = (0..60u16).map(|p| udp(B, C, (53, p))).collect();
+    let pings: Vec<_> = (0..60u16).map(|id| echo(A, ROUTER, id, false)).collect();
+    let fragments: Vec<_> = (0..60u16)
+        .map(|n| {
+            edit(udp_with(A, B, (7, 53), &[7; 16]), |p| {
+                p[5] = n as u8 / 2;
+                p[6..8].copy_from_slice(&if n % 2 == 0 { [0x20, 0] } else { [0, 3] });
+            })
+        })
+        .collect();
     let mut late = Vec::new();
     for round in 0..60u16 {
         let mut count = allocations(&mut world, POD_A, &flows(0));
@@ -94,12 +104,17 @@ fn nothing_is_allocated_once_warm() {
         count += allocations(&mut world, POD_A, &drops);
         count += allocations(&mut world, POD_A, std::slice::from_ref(&big));
         count += allocations(&mut world, UPLINK, &segments);
+        count += allocations(&mut world, POD_A, &fragments);
+        count += allocations(&mut world, POD_A, &pings);
+        count += counted(|| while world.punts.try_recv().is_some() {});
         world.advance(Duration::from_secs(3));
         if round >= 30 {
             late.push(count);
         }
     }
     assert!(world.counters().expired > 500 && world.counters().opened > 3_000);
+    assert!(world.counters().punted() == 60 * 60);
+    assert_eq!(world.counters().drops_for(DropReason::FragmentNoFirst), 0);
     assert!(world.counters().split > 0 && world.counters().merged > 0);
     assert_eq!(late, vec![0; 30], "{:?}", world.counters().drops);
 }

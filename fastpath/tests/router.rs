@@ -189,6 +189,7 @@ fn a_device_that_goes_away_is_reported_and_closed() {
     push(&devices, POD_B, &udp(B, A, (1, 2)));
     wait_for("a drop", || (router.counters().dropped() == 1).then_some(()));
     assert!(router.closed_ports().is_empty(), "it is told once");
+    assert!(router.is_running());
 }
 
 #[test]

@@ -160,6 +160,18 @@ fn segments_from_the_wire_become_a_super_packet_for_a_pod() {
 }
 
 #[test]
+fn the_smallest_datagrams_from_the_wire_come_through() {
+    let mut world = World::new();
+    let frames: Vec<_> = (0..8u8)
+        .map(|n| wired(&udp_with(NEAR, A, (7, 8), &[n])))
+        .map(|frame| (frame, Offload::default()))
+        .collect();
+    let happened = world.send_all(UPLINK, &frames);
+    let payload: usize = happened.out.iter().map(|(_, bytes, _)| bytes.len() - 28).sum();
+    assert_eq!((payload, happened.counters.dropped()), (8, 0));
+}
+
+#[test]
 fn a_partial_checksum_is_finished_before_a_wire_and_kept_between_pods() {
     let mut world = World::new();
     let packet = |to| partial(tcp_with(A, to, (1, 80), ACK, 1, b"data"));

@@ -13,13 +13,13 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// Each test has a port of its own on addresses of its own.
-static NEXT_PORT: AtomicU16 = AtomicU16::new(21_790);
-
+/// Each test has a port of its own; below the ephemeral range, and spread by process.
 fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 600).unwrap_or(0) * 20;
     loop {
-        let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
-        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        let port = 20_000 + start + NEXT.fetch_add(1, Ordering::Relaxed);
+        if std::net::TcpListener::bind(("0.0.0.0", port)).is_ok() {
             return port;
         }
     }
@@ -227,6 +227,50 @@ fn internal_routes_pass_on_only_through_a_reflector() {
     assert_eq!(attributes.originator_id, Some(Ipv4Addr::new(10, 0, 0, 8)));
     assert_eq!(attributes.cluster_list, [Ipv4Addr::new(244, 0, 0, 1)]);
     assert_eq!(r.peer(&a).flaps + r.peer(&c).flaps, 0, "roles change without a new session");
+}
+
+#[test]
+fn a_path_through_our_own_as_is_refused_unless_allowed() {
+    let port = free_port();
+    let (a, b, c) =
+        (Node::start(30, 65001, port), Node::start(31, 65002, port), Node::start(32, 65001, port));
+    a.handle.set_peers(vec![a.to(&b, 65002)]);
+    b.handle.set_peers(vec![b.to(&a, 65001), b.to(&c, 65001)]);
+    c.handle.set_peers(vec![c.to(&b, 65002)]);
+    a.originate(&["10.30.0.0/16"]);
+    wait("the route to be heard", || c.peer(&b).received == 1);
+    assert_eq!(c.peer(&b).accepted, 0);
+    let heard = c.handle.routes(RouteQuery::Received(b.address));
+    assert!(!heard[0].accepted && !heard[0].in_use);
+    assert!(heard[0].reason().contains("loop check"));
+    c.handle.set_peers(vec![PeerConfig { allow_own_as: 1, ..c.to(&b, 65002) }]);
+    wait("the route to be used", || c.next_hops("10.30.0.0/16") == [b.next_hop.to_string()]);
+    assert_eq!(c.peer(&b).flaps, 0);
+}
+
+#[test]
+fn reflectors_of_one_cluster_do_not_pass_routes_in_a_circle() {
+    let port = free_port();
+    let reflector = |number| {
+        Node::with(number, port, |address| SpeakerConfig {
+            cluster_id: Some(Ipv4Addr::new(244, 0, 0, 1)),
+            ..config(number, 64512, address, port)
+        })
+    };
+    let (a, r, s) = (Node::start(33, 64512, port), reflector(34), reflector(35));
+    let client = |peer| PeerConfig { rr_client: true, ..peer };
+    a.handle.set_peers(vec![a.to(&r, 64512), a.to(&s, 64512)]);
+    r.handle.set_peers(vec![client(r.to(&a, 64512)), r.to(&s, 64512)]);
+    s.handle.set_peers(vec![client(s.to(&a, 64512)), s.to(&r, 64512)]);
+    a.originate(&["10.33.0.0/16"]);
+    wait("both to hear it from each other, too", || {
+        r.peer(&s).received == 1 && s.peer(&r).received == 1
+    });
+    assert_eq!((r.peer(&s).accepted, s.peer(&r).accepted), (0, 0));
+    wait("both to use the client's", || {
+        [&r, &s].iter().all(|node| node.next_hops("10.33.0.0/16") == [a.next_hop.to_string()])
+    });
+    assert_eq!(a.peer(&r).accepted, 0, "its own route comes back to nobody");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use vrouter::ctl::output::Output;
 use vrouter::ctl::{ipam, resource, show, watch};
 use vrouter::{cni, hold, node};
 
-/// A userspace router for Kubernetes nodes: pods on TUN devices, nodes joined by IPIP over AF_XDP,
+/// A userspace router for Kubernetes nodes: pods on TUN devices, nodes joined by IPIP over `AF_XDP`,
 /// routes by BGP, Calico's and Kubernetes' resources.
 #[derive(Parser)]
 #[command(version, about)]

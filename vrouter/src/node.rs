@@ -235,20 +235,17 @@ fn change_node(
     change: impl Fn(&mut api::Node),
 ) -> anyhow::Result<()> {
     loop {
-        let outcome = match datastore::find::<api::Node>(store, name)? {
-            Some(mut node) => {
-                let before = node.clone();
-                change(&mut node);
-                if node == before {
-                    return Ok(());
-                }
-                store.update(node.into())
+        let outcome = if let Some(mut node) = datastore::find::<api::Node>(store, name)? {
+            let before = node.clone();
+            change(&mut node);
+            if node == before {
+                return Ok(());
             }
-            None => {
-                let mut node = api::Node::named(name, api::NodeSpec::default());
-                change(&mut node);
-                store.create(node.into())
-            }
+            store.update(node.into())
+        } else {
+            let mut node = api::Node::named(name, api::NodeSpec::default());
+            change(&mut node);
+            store.create(node.into())
         };
         match outcome {
             Ok(_) => return Ok(()),

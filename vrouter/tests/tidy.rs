@@ -448,7 +448,8 @@ fn every_example_manifest_is_accepted() {
     let mut offenders = Vec::new();
     let mut objects = 0;
     for file in files() {
-        if !(file.starts_with("deploy/examples/") && file.ends_with(".yaml")) {
+        let yaml = Path::new(&file).extension().is_some_and(|extension| extension == "yaml");
+        if !(file.starts_with("deploy/examples/") && yaml) {
             continue;
         }
         let parsed = parse_documents(&read(&file), Path::new(&file));

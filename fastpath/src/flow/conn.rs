@@ -190,6 +190,19 @@ impl ConnTable {
         answer
     }
 
+    /// Forgets every connection of an address: whoever has it next inherits none. Takes each
+    /// shard's lock in turn; workers forget with the next generation.
+    pub fn forget(&self, address: IpAddr) {
+        self.map.retain(|key, _| {
+            let other =
+                [Side::Low, Side::High].iter().all(|side| key.end(*side).address != address);
+            if !other {
+                self.count.fetch_sub(1, Ordering::Relaxed);
+            }
+            other
+        });
+    }
+
     /// Connections in the table.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
@@ -317,6 +330,19 @@ mod tests {
         let (later, new) = table.open(key(1), conn(Tick::seconds(68)), false).expect("room");
         assert!(new && later.timer != first.timer && table.len() == 1);
         assert_eq!(table.expire(&key(1), first.timer, Tick::seconds(999)), Expiry::Stale);
+    }
+
+    #[test]
+    fn an_address_that_is_given_up_leaves_no_connection() {
+        let table = ConnTable::new(10, Instant::now());
+        for n in 1..=3 {
+            table.open(key(n), conn(Tick(0)), false).expect("room");
+        }
+        table.forget([10, 0, 0, 2].into());
+        assert!(table.get(&key(1), Tick(0)).is_some() && table.get(&key(2), Tick(0)).is_none());
+        assert_eq!(table.len(), 2);
+        table.forget([10, 0, 0, 200].into());
+        assert!(table.is_empty());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::Tick;
 use super::key::FlowKey;
 
 /// Slots of one second; a power of two.
-const SLOTS: usize = 64;
+const SLOTS: usize = 32;
 /// Longest time until a connection is asked again, in slots.
 const HORIZON: u32 = SLOTS as u32 / 2;
 /// No node.
@@ -131,14 +131,14 @@ mod tests {
     fn nothing_is_due_early_and_everything_in_time() {
         let mut wheel = Wheel::new(100);
         for n in 0..100 {
-            assert!(wheel.add(timer(n), Tick(0), Tick::seconds(n % 20)));
+            assert!(wheel.add(timer(n), Tick(0), Tick::seconds(n % 15)));
         }
         assert!(!wheel.add(timer(100), Tick(0), Tick(0)) && !wheel.has_room());
         let mut asked = Vec::new();
         for second in 0..=20 {
             while let Some(t) = wheel.due(Tick::seconds(second)) {
-                assert!(t.timer % 20 < second, "timer {} at {second}", t.timer);
-                assert!(t.timer % 20 + 1 >= second, "timer {} at {second}", t.timer);
+                assert!(t.timer % 15 < second, "timer {} at {second}", t.timer);
+                assert!(t.timer % 15 + 1 >= second, "timer {} at {second}", t.timer);
                 asked.push(t.timer);
             }
         }

@@ -7,7 +7,7 @@ use crate::batch::Batch;
 use crate::flow::key::{End, FlowKey, Side};
 use crate::io::Framing;
 use crate::outcome::{DropReason, PuntReason};
-use crate::packet::Packet;
+use crate::packet::{Gso, Packet};
 use crate::tables::endpoint::EndpointId;
 use crate::tables::nexthop::NextHop;
 use crate::tables::port::{PortEntry, PortRole};
@@ -52,6 +52,11 @@ fn unframe(view: &View<'_>, packet: &mut Packet) -> Result<PortRole, Fate> {
     let port = view.tables.port(packet.in_port()).ok_or(DropReason::PortGone)?;
     if port.role == PortRole::Unused {
         return Err(DropReason::PortGone.into());
+    }
+    // Looked at before packets are put together here, which makes small segments by right.
+    let offload = packet.offload();
+    if offload.gso != Gso::None && offload.gso_size <= 1 {
+        return Err(DropReason::OffloadSegmentSize.into());
     }
     if port.framing == Framing::Ethernet {
         strip_ethernet(port, packet)?;

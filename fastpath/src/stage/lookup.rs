@@ -2,7 +2,8 @@
 //! one report to the connection table now and then.
 
 use super::{Entry, Fate, Item, Items, Miss, Misses, State, View, ingress};
-use crate::flow::conn::{Conn, Judgement};
+use crate::flow::conn::{Conn, ConnTable, Judgement};
+use crate::flow::key::{FlowKey, Side};
 use crate::flow::tcp::{self, Phase};
 use crate::flow::{FlowEntry, Traffic};
 use crate::tables::nexthop::NextHop;
@@ -68,19 +69,14 @@ fn hit(view: &View<'_>, state: &mut State, item: &mut Item) -> bool {
 
 /// A SYN that begins the connection of these addresses anew: after its end, or from the side that
 /// has only answered so far.
-fn reopens(item: &Item, phase: Phase, origin: crate::flow::key::Side) -> bool {
+fn reopens(item: &Item, phase: Phase, origin: Side) -> bool {
     tcp::opens(item.key.protocol(), item.headers.tcp_flags)
         && (phase == Phase::Closing || (item.sender != origin && phase != Phase::Opening))
 }
 
 /// Tells the connection table what was seen, and learns how far the connection is by now. False
 /// if the connection is not what it was.
-fn report(
-    view: &View<'_>,
-    conns: &crate::flow::conn::ConnTable,
-    entry: &mut FlowEntry,
-    item: &Item,
-) -> bool {
+fn report(view: &View<'_>, conns: &ConnTable, entry: &mut FlowEntry, item: &Item) -> bool {
     let unreported = std::mem::take(&mut entry.unreported);
     let (from_originator, flags) = (item.sender == entry.origin, item.headers.tcp_flags);
     let conn = conns.update(&item.key, view.now, |conn| {
@@ -137,6 +133,16 @@ pub fn report_evicted(state: &State, evicted: &FlowEntry) {
                 sum.add(more.packets, more.bytes);
             }
         });
+    }
+}
+
+/// Reports what a flow of this worker has not reported yet, without saying that it lives.
+pub fn report_idle(state: &mut State, key: &FlowKey, hash: u64) {
+    if let Some(place) = state.cache.find(key, hash) {
+        let entry = state.cache.entry(place);
+        let last = *entry;
+        entry.unreported = [Traffic::default(); 2];
+        report_evicted(state, &last);
     }
 }
 

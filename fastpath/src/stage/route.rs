@@ -13,7 +13,7 @@ use std::net::IpAddr;
 pub fn run(view: &View<'_>, items: &mut Items, misses: &mut Misses) {
     for miss in misses.iter_mut() {
         let item = &mut items[miss.item];
-        if item.entry == Entry::Own && !item.related {
+        if item.entry == Entry::Own && miss.conn.is_none() {
             item.next_hop = toward(view, item.headers.destination, &item.key);
             continue;
         }

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 const ACCEPT_SLICE: usize = 64;
 /// Connections that only wait for their NOTIFICATION to arrive; the oldest goes when there are more.
 const MAX_LINGERING: usize = 128;
+/// Bytes thrown away per turn of a connection that lingers.
+const DISCARD_SLICE: usize = 16 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 
 impl Speaker {
@@ -106,7 +108,12 @@ impl Speaker {
             }
         };
         let Some((id, _)) = peer else {
-            tracing::warn!(%remote, "BGP connection from an address that is no peer, refused");
+            self.refused += 1;
+            // The first ones and then ever fewer: strangers must not fill the log.
+            if self.refused.is_power_of_two() {
+                tracing::warn!(%remote, so_far = self.refused,
+                    "BGP connection from an address that is no peer, refused");
+            }
             self.refuse(connection, &Notification::of(code::REJECTED), now);
             return;
         };
@@ -168,7 +175,7 @@ impl Speaker {
             if !flushed && connection.is_flushed() {
                 connection.shut_down_writing();
             }
-            let closed = connection.fill() == Fill::Closed;
+            let closed = connection.fill(DISCARD_SLICE) == Fill::Closed;
             connection.discard_input();
             let keep = !broken && !closed && *until > now;
             if !keep {

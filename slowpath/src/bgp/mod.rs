@@ -6,13 +6,14 @@
 //! | `fsm` | what a session does next (pure) |
 //! | `session`, `sockopt` | one TCP connection |
 //! | `peer`, `routing` | one peer's tables, and how routes move between peers |
-//! | `speaker`, `door`, `operate` | the thread: sockets, timers, slices of work; live configuration and answers |
+//! | `speaker`, `door`, `converge`, `operate` | the thread: sockets, timers, slices of work; live configuration and answers |
 //! | `handle`, `config`, `status` | what the rest of the process sees |
 
 pub mod attribute;
 mod bytes;
 pub mod capability;
 pub mod config;
+mod converge;
 mod door;
 pub mod encode;
 pub mod fsm;

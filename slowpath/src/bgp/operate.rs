@@ -247,6 +247,8 @@ impl Speaker {
                 ..entry(*prefix, kind, from, &candidate.attributes)
             });
         }
+        // Who lost last came closest.
+        entries[used..].sort_by_key(|entry| std::cmp::Reverse(entry.step));
         entries
     }
 }

@@ -133,8 +133,12 @@ pub(crate) fn receive(
 ) -> Result<(), Notification> {
     for error in &update.errors {
         peer.update_errors += 1;
+        // The first ones and then ever fewer: a broken peer must not fill the log.
+        if !peer.update_errors.is_power_of_two() {
+            continue;
+        }
         tracing::warn!(peer = %peer.config.name, address = %peer.config.address, %error,
-            "malformed UPDATE");
+            so_far = peer.update_errors, "malformed UPDATE");
     }
     let Some(session) = peer.session.as_mut() else { return Ok(()) };
     let families = session.negotiated.families;

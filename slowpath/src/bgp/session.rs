@@ -12,8 +12,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-/// Bytes read from one peer per turn: bounded, so that no peer starves another.
-const READ_SLICE: usize = 64 * 1024;
+/// DSCP CS6 as the octet of the IP header.
+const CLASS_SELECTOR_6: u32 = 0xC0;
 /// No more routes are queued for a peer while this much waits to be sent.
 const HIGH_WATER: usize = 256 * 1024;
 
@@ -55,7 +55,7 @@ impl Connection {
         let remote = SocketAddr::new(peer.address, peer.port);
         let socket = Socket::new(Domain::for_address(remote), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
-        set_ttl(&socket, peer)?;
+        set_ip_options(&socket, peer)?;
         if let Some(password) = &peer.password {
             sockopt::set_md5_key(socket.as_fd(), peer.address, password.as_bytes())?;
         }
@@ -80,7 +80,7 @@ impl Connection {
         now: Instant,
     ) -> io::Result<Self> {
         if let Some(peer) = peer {
-            set_ttl(&SockRef::from(&stream), peer)?;
+            set_ip_options(&SockRef::from(&stream), peer)?;
         }
         Self::register(stream, registry, token, false, now)
     }
@@ -131,18 +131,19 @@ impl Connection {
         self.stream.local_addr().ok().map(|address| address.ip())
     }
 
-    /// Reads what is there, up to a slice.
-    pub(crate) fn fill(&mut self) -> Fill {
+    /// Reads what is there until `slice` bytes wait in the buffer: bounded, so that no peer starves
+    /// another. A slice must hold the longest message.
+    pub(crate) fn fill(&mut self, slice: usize) -> Fill {
         self.input.drain(..self.consumed);
         self.consumed = 0;
         let held = self.input.len();
-        if !self.readable || held >= READ_SLICE {
+        if !self.readable || held >= slice {
             return Fill::Open;
         }
-        self.input.resize(READ_SLICE, 0);
+        self.input.resize(slice, 0);
         let mut filled = held;
         let state = loop {
-            if filled == READ_SLICE {
+            if filled == slice {
                 break Fill::Open;
             }
             match self.stream.read(&mut self.input[filled..]) {
@@ -253,7 +254,7 @@ impl Connection {
     }
 }
 
-fn set_ttl(socket: &Socket, peer: &PeerConfig) -> io::Result<()> {
+fn set_ip_options(socket: &Socket, peer: &PeerConfig) -> io::Result<()> {
     let ipv6 = peer.address.is_ipv6();
     let ttl = match peer.ttl_security {
         Some(hops) => {
@@ -263,6 +264,12 @@ fn set_ttl(socket: &Socket, peer: &PeerConfig) -> io::Result<()> {
         }
         None => peer.ttl.unwrap_or(DEFAULT_TTL),
     };
+    // Routing must get through where ordinary traffic queues up (RFC 4594 §3.2).
+    if ipv6 {
+        socket.set_tclass_v6(CLASS_SELECTOR_6)?;
+    } else {
+        socket.set_tos_v4(CLASS_SELECTOR_6)?;
+    }
     set_hop_limit(socket, ipv6, ttl)
 }
 

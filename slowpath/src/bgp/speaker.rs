@@ -9,6 +9,7 @@
 //! Every turn does a bounded slice of work per peer and then looks at everything else again.
 
 use super::config::{PeerConfig, SpeakerConfig};
+use super::converge::CONVERGENCE_TICK;
 use super::encode;
 use super::fsm::{Action, Cause, Event, Slot, State};
 use super::handle::Command;
@@ -31,18 +32,16 @@ use std::time::{Duration, Instant, SystemTime};
 const WAKE: Token = Token(0);
 /// Messages handled of one peer per turn.
 const MESSAGE_SLICE: usize = 256;
+/// Bytes read from all peers together per turn, and the bounds of one peer's share.
+const READ_TURN: usize = 1024 * 1024;
+const READ_LEAST: usize = 8 * 1024;
+const READ_MOST: usize = 64 * 1024;
 /// How long a shutdown waits for the peers to have read why.
 const GOODBYE_TIME: Duration = Duration::from_millis(500);
 /// RFC 9687: the least time a peer may refuse to read before the session is given up.
 const SEND_HOLD: Duration = Duration::from_mins(8);
-/// How long peers that do not come up delay [`SpeakerEvent::Converged`].
-const CONNECT_GRACE: Duration = Duration::from_secs(15);
-/// How long an established peer may delay it.
-const TABLE_GRACE: Duration = Duration::from_mins(1);
-/// How long one that cannot tell the end of its table delays it.
-const QUIET_GRACE: Duration = Duration::from_secs(3);
-/// How often convergence is looked at while it is awaited.
-const CONVERGENCE_TICK: Duration = Duration::from_millis(200);
+/// How long a peer that sent too many prefixes is kept out.
+const HOLD_DOWN: Duration = Duration::from_mins(1);
 
 /// Who a token belongs to.
 #[derive(Debug, Clone, Copy)]
@@ -65,12 +64,14 @@ pub(crate) struct Speaker {
     next_peer: u32,
     pub(super) tables: Tables,
     pub(super) lingering: Vec<(Connection, Instant)>,
+    /// Connections refused because they came from no peer.
+    pub(super) refused: u64,
     /// When the peers were first given, until all have converged.
-    converging_since: Option<Instant>,
-    converged: bool,
+    pub(super) converging_since: Option<Instant>,
+    pub(super) converged: bool,
     /// Our own restart goes on: OPENs carry the R bit, end-of-RIB is held back.
     pub(super) restarting: bool,
-    originated_given: bool,
+    pub(super) originated_given: bool,
     seed: u64,
 }
 
@@ -98,6 +99,7 @@ impl Speaker {
             peers: BTreeMap::new(),
             next_peer: 0,
             lingering: Vec::new(),
+            refused: 0,
             converging_since: None,
             converged: false,
             originated_given: false,
@@ -133,9 +135,13 @@ impl Speaker {
     /// One bounded slice of everything.
     fn turn(&mut self, now: Instant) {
         let ids: Vec<u32> = self.peers.keys().copied().collect();
+        let connections = self.peers.values().flat_map(|peer| peer.connections.iter().flatten());
+        let busy = connections.filter(|connection| connection.has_work()).count();
+        // The more peers talk at once, the less each is listened to before the next.
+        let slice = (READ_TURN / busy.max(1)).clamp(READ_LEAST, READ_MOST);
         for &id in &ids {
             for slot in Slot::ALL {
-                self.read(id, slot, now);
+                self.read(id, slot, slice, now);
             }
         }
         // After reading: what was waiting in a socket is not silence.
@@ -306,13 +312,13 @@ impl Speaker {
     }
 
     /// Reads and handles what one connection has, up to a slice.
-    fn read(&mut self, id: u32, slot: Slot, now: Instant) {
+    fn read(&mut self, id: u32, slot: Slot, slice: usize, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(connection) = &mut peer.connections[slot.index()] else { return };
         if connection.connecting {
             return;
         }
-        let fill = connection.fill();
+        let fill = connection.fill(slice);
         let token = connection.token;
         for _ in 0..MESSAGE_SLICE {
             let Some(peer) = self.peers.get_mut(&id) else { return };
@@ -362,7 +368,7 @@ impl Speaker {
                     Ok(()) => return,
                     Err(notification) => {
                         // Only the prefix limit fails here; at once it would only fail again.
-                        Event::Reset(notification, Some(TABLE_GRACE))
+                        Event::Reset(notification, Some(HOLD_DOWN))
                     }
                 }
             }
@@ -466,7 +472,7 @@ impl Speaker {
         if connection.flush(now).is_err() {
             // What the peer sent before it broke off may say why.
             connection.readable = true;
-            self.read(id, slot, now);
+            self.read(id, slot, READ_MOST, now);
             if let Some(peer) = self.peers.get_mut(&id)
                 && let Some(broken) = peer.connections[slot.index()].take()
             {
@@ -520,37 +526,6 @@ impl Speaker {
             peer.since = SystemTime::now();
             let status = peer.status(&self.config, now);
             self.emit(SpeakerEvent::Peer(status));
-        }
-    }
-
-    fn check_convergence(&mut self, now: Instant) {
-        let Some(since) = self.converging_since else { return };
-        for peer in self.peers.values_mut().filter(|peer| !peer.converged) {
-            peer.converged = match &peer.session {
-                None => now >= since + CONNECT_GRACE,
-                Some(session) => {
-                    let families = session.negotiated.families.iter();
-                    let told = families.zip(session.heard_all).all(|(&on, heard)| heard || !on);
-                    let up = now.saturating_duration_since(session.established);
-                    let silent = session.negotiated.graceful_restart.is_none();
-                    told || up >= TABLE_GRACE || (silent && up >= QUIET_GRACE)
-                }
-            };
-        }
-        if self.peers.values().all(|peer| peer.converged || peer.departed) {
-            self.finish_convergence();
-        }
-    }
-
-    fn finish_convergence(&mut self) {
-        if !self.converged {
-            self.converged = true;
-            self.converging_since = None;
-            self.emit(SpeakerEvent::Converged);
-        }
-        if self.originated_given {
-            // What peers hear from now on is no restart any more.
-            self.restarting = false;
         }
     }
 

@@ -187,7 +187,7 @@ pub struct BgpPeerSpec {
     /// The workloads that are peered with.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub local_workload_selector: String,
-    /// The speaker's AS number.
+    /// The speaker's AS number; `None` is that of our nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub as_number: Option<AsNumber>,
     /// Our AS number towards it.
@@ -390,12 +390,6 @@ impl Specification for BgpPeerSpec {
         } else if self.peer_ip.is_none() && self.peer_selector.is_empty() {
             faults.add("spec.peerIP", "", "is required where there is no peerSelector");
         }
-        faults.add_if(
-            self.peer_ip.is_some() && self.as_number.is_none() && self.peer_selector.is_empty(),
-            "spec.asNumber",
-            "",
-            "is required when peerIP is set",
-        );
         if let Some(gateway) = self.reachable_by.filter(|_| self.peer_ip.is_none()) {
             faults.add("spec.reachableBy", gateway, "must be empty when peerIP is empty");
         }

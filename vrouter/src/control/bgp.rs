@@ -127,7 +127,7 @@ impl Builder<'_> {
         let mine = global
             || spec.node == self.node.name
             || (!spec.node_selector.is_empty()
-                && self.selects(&spec.node_selector, self.node.labels));
+                && crate::selects(&spec.node_selector, self.node.labels));
         if !mine {
             return;
         }
@@ -154,7 +154,7 @@ impl Builder<'_> {
         let others: Vec<_> = self
             .world
             .nodes()
-            .filter(|n| n.name != self.node.name && self.selects(&spec.peer_selector, n.labels))
+            .filter(|n| n.name != self.node.name && crate::selects(&spec.peer_selector, n.labels))
             .filter_map(|n| Some((n.name.to_owned(), n.v4?.addr(), n.as_number, n.cluster_id)))
             .collect();
         for (other, address, as_number, cluster_id) in others {
@@ -217,10 +217,6 @@ impl Builder<'_> {
         }
         self.peers.retain(|_, other| other.address != peer.address || other.name == peer.name);
         self.peers.insert(peer.name.clone(), peer);
-    }
-
-    fn selects(&self, selector: &str, labels: &BTreeMap<String, String>) -> bool {
-        crate::selects(selector, labels)
     }
 }
 

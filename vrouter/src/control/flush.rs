@@ -1,7 +1,7 @@
 //! How does what is dirty become a generation in force? The one place that publishes.
 
 use super::ports::{self, Port, endpoint_of};
-use super::topology::{kernel_routes, topology};
+use super::topology::{kernel_routes, neighbour_routes, topology};
 use super::workloads::{Attach, Workload};
 use super::{Control, Dirty, LIVE_PATIENCE, Waiting, assemble, bgp, convert, routing};
 use crate::config::PodPort;
@@ -12,7 +12,6 @@ use fastpath::tables::Tunnels;
 use fastpath::tables::port::PortRole;
 use ipnet::IpNet;
 use slowpath::rib::table::{Source, Via};
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,9 +64,7 @@ impl Control {
             for gateway in [IpAddr::V4(pod::GATEWAY_V4), IpAddr::V6(pod::GATEWAY_V6)] {
                 routes.local.insert(IpNet::from(gateway), Via::Router);
             }
-            // The tunnel address is on both doors, which are hidden from routing.
-            self.glean_again();
-            routes.connected.extend(self.gleaned.clone());
+            routes.connected.extend(neighbour_routes(&self.kernel, &self.ports.uplinks()));
             self.routing.table.replace(Source::Local, routes.local);
             self.routing.table.replace(Source::Connected, routes.connected);
             self.routing.table.replace(Source::Kernel, routes.other);
@@ -198,7 +195,7 @@ impl Control {
             granted,
             mac,
         });
-        self.learn(resource);
+        self.learn(&resource);
         self.dirty.workloads = true;
         self.dirty.policy = true;
         self.dirty.ports = true;
@@ -251,24 +248,6 @@ impl Control {
             let _ = self.netlink.delete_neighbour(link, address);
         }
         self.neighbours = wanted;
-    }
-
-    /// Subnets' own neighbours that were asked for and answered stay host routes while the kernel
-    /// knows their MAC address.
-    fn glean_again(&mut self) {
-        let usable: BTreeSet<_> = self
-            .kernel
-            .neighbours
-            .iter()
-            .filter(|(_, n)| n.state.is_usable() && n.mac.is_some())
-            .map(|(key, _)| *key)
-            .collect();
-        self.gleaned.retain(|prefix, via| match via {
-            Via::Gateways(hops) => hops
-                .iter()
-                .all(|h| h.link.is_some_and(|link| usable.contains(&(link, prefix.addr())))),
-            _ => false,
-        });
     }
 }
 

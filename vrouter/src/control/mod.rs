@@ -35,7 +35,6 @@ use event::Event;
 use fastpath::publish::Generation;
 use fastpath::router::Router;
 use fastpath::tables::Tunnels;
-use ipnet::IpNet;
 use slowpath::bgp::{SpeakerEvent, SpeakerHandle};
 use slowpath::punt::Answerer;
 use slowpath::rib::fib::Routing;
@@ -55,6 +54,7 @@ const TICK_WAITING: Duration = Duration::from_micros(200);
 const LIVE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What must be worked out again.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own, not a state")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Dirty {
     /// Nodes, pools, blocks, BGP objects.
@@ -116,7 +116,6 @@ pub struct Control {
     kernel: KernelState,
     topology: Topology,
     routing: Routing,
-    gleaned: BTreeMap<IpNet, Via>,
     policy: policy::PolicyState,
     ports: ports::Ports,
     workloads: workloads::Workloads,
@@ -162,7 +161,6 @@ impl Control {
             kernel: parts.kernel,
             topology: Topology::default(),
             routing: Routing::default(),
-            gleaned: BTreeMap::new(),
             policy: policy::PolicyState::default(),
             ports: ports::Ports::default(),
             workloads: workloads::Workloads::default(),
@@ -236,7 +234,7 @@ impl Control {
         match event {
             WatchEvent::Upsert(resource) => {
                 self.refused.remove(&resource.key().to_string());
-                self.learn(resource);
+                self.learn(&resource);
             }
             WatchEvent::Delete(key) => {
                 if let Some(gone) = self.world.remove(&key) {
@@ -263,13 +261,12 @@ impl Control {
     }
 
     /// Takes an object in and marks what depends on it.
-    fn learn(&mut self, resource: crate::api::Resource) {
-        let kind = resource.kind();
+    fn learn(&mut self, resource: &crate::api::Resource) {
         if !self.world.upsert(resource.clone()) {
             return;
         }
-        self.concern(kind);
-        for change in convert::changes(&self.world, &resource) {
+        self.concern(resource.kind());
+        for change in convert::changes(&self.world, resource) {
             self.policy.apply(change);
         }
     }
@@ -333,7 +330,7 @@ impl Control {
 
     fn housekeep(&mut self, now: Instant) {
         for held in self.holds.expire(now) {
-            self.refuse_held(held, now);
+            self.refuse_held(&held, now);
         }
         for (port, error) in self.router.closed_ports() {
             self.port_closed(port, error);

@@ -29,7 +29,8 @@ impl Control {
     }
 
     fn status(&self) -> Value {
-        let peers = self.speaker.as_ref().map(|s| s.peers()).unwrap_or_default();
+        let peers =
+            self.speaker.as_ref().map(slowpath::bgp::SpeakerHandle::peers).unwrap_or_default();
         let uplinks: Vec<_> = self
             .ports
             .iter()
@@ -117,7 +118,7 @@ impl Control {
             "source": source.name(),
             "via": self.via_text(via),
             "used": used,
-            "resolved": used.then(|| next_hop.map(|n| next_hop_name(n))).flatten(),
+            "resolved": used.then(|| next_hop.map(next_hop_name)).flatten(),
             "port": port,
             "neighbour": adjacency.map(|a| a.address),
             "mac": adjacency.and_then(|a| a.destination_mac).map(mac_text),

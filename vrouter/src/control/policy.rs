@@ -1,20 +1,20 @@
 //! Which compiled rules guard which endpoint? The policy engine's answers, as the workers' tables.
 
+use fastpath::acl::RuleId;
 use fastpath::acl::classes::AddressClasses;
 use fastpath::acl::classifier::Program;
-use fastpath::acl::{AddressMatch, AddressSet, RuleId, RuleList, SetId};
+use fastpath::acl::rulebook::Rulebook;
 use fastpath::tables::{Guard, ProgramId};
 use policy::model::WorkloadKey;
 use policy::{Change, Direction, EndpointRules, PolicyEngine, RuleName};
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Policy's state on the way to the tables.
 #[derive(Default)]
 pub struct PolicyState {
     engine: PolicyEngine,
-    sets: BTreeMap<SetId, AddressSet>,
+    rulebook: Rulebook,
     names: BTreeMap<RuleId, RuleName>,
     compiled: PolicyTables,
 }
@@ -36,18 +36,17 @@ impl PolicyState {
         self.engine.apply(change);
     }
 
-    /// Compiles what changed; true if the tables are new.
-    pub fn flush(&mut self) -> bool {
+    /// Compiles what changed.
+    pub fn flush(&mut self) {
         let flush = self.engine.flush();
-        let sets_changed = !flush.sets.is_empty() || !flush.removed_sets.is_empty();
-        if !sets_changed && flush.endpoints.is_empty() && flush.removed.is_empty() {
-            return false;
-        }
-        for set in flush.sets {
-            self.sets.insert(set.id, set);
+        if flush.is_empty() {
+            return;
         }
         for id in flush.removed_sets {
-            self.sets.remove(&id);
+            self.rulebook.remove_set(id);
+        }
+        for set in flush.sets {
+            self.rulebook.set(set);
         }
         for id in flush.removed_rules {
             self.names.remove(&id);
@@ -56,12 +55,7 @@ impl PolicyState {
         for key in flush.over_limit {
             tracing::error!(workload = ?key, "more rules than an endpoint may have: the rest is denied");
         }
-        if sets_changed {
-            let sets = self.sets.values().cloned().collect();
-            self.compiled.classes = Arc::new(AddressClasses::build(sets));
-        }
         self.compile();
-        true
     }
 
     /// The tables as last compiled.
@@ -84,50 +78,31 @@ impl PolicyState {
         self.engine.rules(key)
     }
 
-    /// Endpoints with equal rules share one program. Programs are made anew with the classes they
-    /// index; the stamp tells the workers whether a flow must be decided again.
+    /// Endpoints with equal rules share one program.
     fn compile(&mut self) {
-        let mut ids: HashMap<Arc<RuleList>, ProgramId> = HashMap::new();
-        let mut programs = Vec::new();
-        let mut guards = BTreeMap::new();
-        let (classes, sets) = (&self.compiled.classes, &self.sets);
+        let directions = || self.engine.endpoints().flat_map(|(_, r)| [&r.egress, &r.ingress]);
+        let lists = directions().filter_map(|direction| match direction {
+            Direction::Open => None,
+            Direction::Rules(list) => Some(list),
+        });
+        let chapter = self.rulebook.compile(lists);
+        let mut places = chapter.places.into_iter();
         let mut guard = |direction: &Direction| match direction {
             Direction::Open => Guard::Open,
-            Direction::Rules(list) => {
-                let id = *ids.entry(Arc::clone(list)).or_insert_with(|| {
-                    let stamp = stamp(list, sets);
-                    programs.push(Arc::new(Program::compile((**list).clone(), classes, stamp)));
-                    ProgramId(programs.len() as u32 - 1)
-                });
-                Guard::Program(id)
+            // One place per list, in the order of asking.
+            Direction::Rules(_) => {
+                places.next().map_or(Guard::Closed, |place| Guard::Program(ProgramId(place)))
             }
         };
-        for (key, rules) in self.engine.endpoints() {
-            guards.insert(key.clone(), (guard(&rules.egress), guard(&rules.ingress)));
-        }
-        self.compiled.programs = programs.into();
-        self.compiled.guards = guards;
+        let guards = self
+            .engine
+            .endpoints()
+            .map(|(key, rules)| {
+                let egress = guard(&rules.egress);
+                (key.clone(), (egress, guard(&rules.ingress)))
+            })
+            .collect();
+        self.compiled =
+            PolicyTables { classes: chapter.classes, programs: chapter.programs, guards };
     }
-}
-
-/// Names what a list means: its rules, and the members of every set it refers to.
-fn stamp(list: &RuleList, sets: &BTreeMap<SetId, AddressSet>) -> u64 {
-    // Fixed keys, so that a restarted node gives equal content equal stamps.
-    let mut hasher = DefaultHasher::new();
-    list.hash(&mut hasher);
-    for rule in &list.rules {
-        for side in [&rule.matches.source, &rule.matches.destination] {
-            for id in set_ids(side) {
-                id.hash(&mut hasher);
-                if let Some(set) = sets.get(&id) {
-                    set.prefixes.hash(&mut hasher);
-                }
-            }
-        }
-    }
-    hasher.finish()
-}
-
-fn set_ids(side: &AddressMatch) -> impl Iterator<Item = SetId> {
-    side.all_of.iter().chain(side.any_of.iter().flatten()).chain(&side.none_of).copied()
 }

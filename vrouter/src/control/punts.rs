@@ -7,10 +7,9 @@ use fastpath::outcome::PuntReason;
 use fastpath::packet::Packet;
 use fastpath::punt::{Inject, Punt};
 use fastpath::tables::nexthop::NextHop;
-use ipnet::IpNet;
 use slowpath::neighbour;
 use slowpath::punt::Answer;
-use slowpath::rib::table::{Hop, Via};
+use slowpath::rib::table::Via;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -75,7 +74,7 @@ impl Control {
         };
         let Some((link, address)) = key else { return };
         if self.holds.hold((link, address), punt.packet.detach(), punt.in_port, now)
-            && let Err(error) = self.netlink.probe_neighbour(link, address)
+            && let Err(error) = self.netlink.manage_neighbour(link, address)
         {
             tracing::debug!(%address, %error, "the kernel won't ask for a neighbour");
         }
@@ -88,33 +87,25 @@ impl Control {
         for key @ (link, address) in self.holds.keys() {
             let Some(neighbour) = self.kernel.neighbours.get(&key) else { continue };
             if neighbour.state.is_usable() && neighbour.mac.is_some() {
-                if !self.neighbours.contains(&key) {
-                    // A neighbour in a subnet: it gets a host route of its own, in the next
-                    // generation, and its packets go then.
-                    let via = Via::Gateways(vec![Hop { address, link: Some(link) }]);
-                    self.gleaned.insert(IpNet::from(address), via);
-                    self.dirty.kernel = true;
-                    if !self.neighbour_is_routed(address) {
-                        continue;
-                    }
+                // Through the subnet's route it would come back at once.
+                if matches!(self.routing.lookup(address), Some((_, _, Via::Link(_)))) {
+                    continue;
                 }
                 for held in self.holds.release(key) {
                     let (packet, in_port) = (held.packet, held.in_port);
                     self.router.inject(Inject::Resume { packet, in_port });
                 }
             } else if neighbour.state == NeighbourState::Failed {
+                // Asked for again by the next packet; kept, the kernel would ask for ever.
+                let _ = self.netlink.delete_neighbour(link, address);
                 for held in self.holds.release(key) {
-                    self.refuse_held(held, now);
+                    self.refuse_held(&held, now);
                 }
             }
         }
     }
 
-    fn neighbour_is_routed(&self, address: IpAddr) -> bool {
-        matches!(self.routing.lookup(address), Some((_, _, Via::Gateways(_))))
-    }
-
-    pub(super) fn refuse_held(&mut self, held: Held, now: Instant) {
+    pub(super) fn refuse_held(&mut self, held: &Held, now: Instant) {
         self.send_answer(held.packet.bytes(), Answer::HostUnreachable, now);
     }
 }

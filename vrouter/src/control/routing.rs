@@ -28,11 +28,10 @@ pub fn block_routes(world: &World, me: &str) -> BlockRoutes {
     let addresses: BTreeMap<&str, Ipv4Net> =
         world.nodes().filter_map(|n| Some((n.name, n.v4?))).collect();
     let mine = addresses.get(me).copied();
-    let mut routes = BlockRoutes::default();
-    routes.tunnel_peers =
+    let others: BTreeSet<_> =
         addresses.iter().filter(|(name, _)| **name != me).map(|(_, net)| net.addr()).collect();
-    routes.tunnel_peers.sort_unstable();
-    routes.tunnel_peers.dedup();
+    let mut routes =
+        BlockRoutes { tunnel_peers: others.into_iter().collect(), ..BlockRoutes::default() };
     for block in world.all::<IpamBlock>().filter(|b| !b.spec.deleted) {
         let cidr = block.spec.cidr.0.trunc();
         let Some(pool) = world.pool_of(cidr.addr()) else { continue };

@@ -10,6 +10,7 @@ use fastpath::outcome::Outcome;
 use fastpath::packet::PortId;
 use fastpath::tables::Tables;
 use fastpath::tables::nexthop::NextHop;
+use fastpath::tables::port::PortRole;
 use fastpath::trace::{Filter, Step, Trace, wall_clock};
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -132,12 +133,22 @@ impl Words {
 
     fn trace(&self, trace: &Trace) -> Value {
         let time = wall_clock(trace.time).duration_since(UNIX_EPOCH).unwrap_or_default();
-        let steps: Vec<_> = trace.steps.iter().map(|step| self.step(step)).collect();
+        let mut destination = None;
+        let mut steps = Vec::with_capacity(trace.steps.len());
+        for step in &trace.steps {
+            if let Step::Parsed(headers) = step {
+                destination = Some(headers.destination);
+            }
+            steps.push(self.step(step, destination));
+        }
         json!({"timeUnix": time.as_secs_f64(), "steps": steps})
     }
 
-    fn step(&self, step: &Step) -> Value {
+    fn step(&self, step: &Step, destination: Option<IpAddr>) -> Value {
         match step {
+            Step::Entered { role: PortRole::Unused, .. } => {
+                json!({"stage": "ingress", "port": "the router itself"})
+            }
             Step::Entered { port, role, decapsulated, offload } => json!({
                 "stage": "ingress", "port": self.port(*port), "role": format!("{role:?}"),
                 "decapsulated": decapsulated, "segmentSize": offload.gso_size,
@@ -151,14 +162,16 @@ impl Words {
                 json!({"stage": "lookup", "hit": hit, "icmpErrorOfConnection": related})
             }
             Step::Routed(next_hop) => json!({
-                "stage": "route",
+                "stage": "route", "prefix": destination
+                    .and_then(|d| self.tables.fib.longest_match(d))
+                    .map(|(prefix, _)| prefix),
                 "nextHop": self.next_hop(*next_hop),
             }),
             Step::Judged { egress_rule, ingress_rule, denied } => json!({
                 "stage": "acl",
                 "verdict": if denied.is_some() { "deny" } else { "allow" },
                 "egressRule": self.rule(*egress_rule), "ingressRule": self.rule(*ingress_rule),
-                "reason": denied.map(|reason| reason.name()),
+                "reason": denied.map(fastpath::outcome::DropReason::name),
             }),
             Step::Left { port, mtu, encapsulated } => json!({
                 "stage": "rewrite", "port": self.port(*port), "mtu": mtu,

@@ -88,6 +88,26 @@ pub fn kernel_routes(kernel: &KernelState, hidden: &BTreeSet<u32>) -> KernelRout
     routes
 }
 
+/// Host routes to the neighbours on uplinks that the kernel keeps resolved for us: what a subnet's
+/// route alone would have to hold for resolution goes straight to them.
+pub fn neighbour_routes(
+    kernel: &KernelState,
+    uplinks: &BTreeMap<u32, PortId>,
+) -> BTreeMap<IpNet, Via> {
+    kernel
+        .neighbours
+        .iter()
+        .filter(|((link, address), n)| {
+            let usable = n.managed && n.mac.is_some() && n.state.is_usable();
+            usable && uplinks.contains_key(link) && !is_link_local(*address)
+        })
+        .map(|((link, address), _)| {
+            let hop = Hop { address: *address, link: Some(*link) };
+            (IpNet::from(*address), Via::Gateways(vec![hop]))
+        })
+        .collect()
+}
+
 /// Routes of the main table that others made, the preferred of each prefix first.
 fn usable<'a>(kernel: &'a KernelState, hidden: &BTreeSet<u32>) -> impl Iterator<Item = &'a Route> {
     let mut routes: Vec<_> = kernel

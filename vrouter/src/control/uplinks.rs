@@ -29,7 +29,7 @@ const RETRY: Duration = Duration::from_secs(5);
 
 /// Open uplinks and veth pods.
 #[derive(Default)]
-pub struct Uplinks {
+pub(super) struct Uplinks {
     open: BTreeMap<PortId, UplinkControl>,
     pods: BTreeMap<String, UplinkControl>,
     failed: BTreeMap<String, (Instant, String)>,
@@ -37,7 +37,7 @@ pub struct Uplinks {
 
 /// The doors to the node's kernel: `tunl0` and `vrouter-fwd`.
 #[derive(Default)]
-pub struct HostDoors {
+pub(super) struct HostDoors {
     node: Option<(PortId, String)>,
     forward: Option<(PortId, String)>,
     tunnel: Option<Ipv4Addr>,
@@ -47,19 +47,23 @@ pub struct HostDoors {
 
 impl Uplinks {
     /// The port is closed already; its steering goes too.
-    pub fn forget(&mut self, port: PortId) {
+    pub(super) fn forget(&mut self, port: PortId) {
         self.open.remove(&port);
     }
 
     /// Ends the steering of a pod's veth.
-    pub fn close_pod(&mut self, name: &str) {
+    pub(super) fn close_pod(&mut self, name: &str) {
         if let Some(control) = self.pods.remove(name) {
             control.close();
         }
     }
 
     /// Opens the host's end of a pod's veth pair.
-    pub fn open_pod(&mut self, port: PortId, name: &str) -> Result<Vec<Box<dyn Queue>>, String> {
+    pub(super) fn open_pod(
+        &mut self,
+        port: PortId,
+        name: &str,
+    ) -> Result<Vec<Box<dyn Queue>>, String> {
         let Uplink { queues, control, .. } =
             open_veth_pod(port, name, None).map_err(|e| e.to_string())?;
         self.pods.insert(name.to_owned(), control);
@@ -69,18 +73,18 @@ impl Uplinks {
 
 impl HostDoors {
     /// The doors' interface indices: routing must not lead into them.
-    pub fn links(&self, kernel: &KernelState) -> BTreeSet<u32> {
+    pub(super) fn links(&self, kernel: &KernelState) -> BTreeSet<u32> {
         let names = [&self.node, &self.forward].into_iter().flatten().map(|(_, name)| name);
         names.filter_map(|name| kernel.link_named(name).map(|l| l.index)).collect()
     }
 
     /// The node's tunnel address.
-    pub fn tunnel_address(&self) -> Option<Ipv4Addr> {
+    pub(super) fn tunnel_address(&self) -> Option<Ipv4Addr> {
         self.tunnel
     }
 
     /// A door closed.
-    pub fn forget(&mut self, port: PortId) {
+    pub(super) fn forget(&mut self, port: PortId) {
         for door in [&mut self.node, &mut self.forward] {
             if door.as_ref().is_some_and(|(id, _)| *id == port) {
                 *door = None;
@@ -225,8 +229,8 @@ impl Control {
         let open = self.ports.uplinks();
         self.follow_links(&open);
         let hidden = self.host.links(&self.kernel);
-        let named = self.config.uplinks.iter().filter_map(|n| self.kernel.link_named(n));
-        let mut wanted: BTreeSet<u32> = named.map(|l| l.index).collect();
+        let configured = self.config.uplinks.iter().filter_map(|n| self.kernel.link_named(n));
+        let mut wanted: BTreeSet<u32> = configured.map(|l| l.index).collect();
         wanted.extend(self.node_link());
         wanted.extend(&self.routing.resolved().unowned_links);
         let names: Vec<_> = wanted
@@ -290,7 +294,7 @@ impl Control {
             tracing::warn!(interface = name, "{note}");
         }
         if let Some(port) = self.ports.get_mut(id) {
-            port.mode = uplink.mode.name().to_owned();
+            uplink.mode.name().clone_into(&mut port.mode);
             port.notes = uplink.notes;
             port.entry.role = PortRole::Uplink;
             port.entry.mac = uplink.mac;

@@ -214,7 +214,7 @@ mod tests {
         records.put(&record).expect("written");
         fs::write(directory.path().join("endpoints/broken.json"), "{").expect("written");
         assert_eq!(records.get(&record.port), Some(record.clone()));
-        assert_eq!(records.all().expect("read"), [record.clone()]);
+        assert_eq!(records.all().expect("read"), std::slice::from_ref(&record));
         records.remove(&record.port);
         assert!(records.all().expect("read").is_empty());
     }

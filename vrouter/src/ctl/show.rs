@@ -23,6 +23,7 @@ pub enum Show {
     },
     /// BGP peers, or routes
     Bgp {
+        /// Which part; the sessions where none is named
         #[command(subcommand)]
         what: Option<ShowBgp>,
     },
@@ -153,7 +154,7 @@ pub fn node_status(socket: &Path, output: Output, out: &mut dyn Write) -> Result
         writeln!(out, "Note: {}", cell(note))?;
     }
     for (title, version4) in [("IPv4 BGP status", true), ("IPv6 BGP status", false)] {
-        let mut table = Table::new(&["PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"]);
+        let mut table = Table::new(["PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"]);
         let mut any = false;
         for peer in rows(&value["bgp"]) {
             let address = peer["address"].as_str().unwrap_or_default();
@@ -183,8 +184,16 @@ pub fn node_status(socket: &Path, output: Output, out: &mut dyn Write) -> Result
 }
 
 fn interfaces(value: &Value, out: &mut dyn Write) -> io::Result<()> {
-    let mut table = Table::new(&[
-        "NAME", "ROLE", "MODE", "MTU", "POD", "ADDRESSES", "RX PACKETS", "TX PACKETS", "DROPPED",
+    let mut table = Table::new([
+        "NAME",
+        "ROLE",
+        "MODE",
+        "MTU",
+        "POD",
+        "ADDRESSES",
+        "RX PACKETS",
+        "TX PACKETS",
+        "DROPPED",
     ]);
     for port in rows(value) {
         table.row([
@@ -203,8 +212,7 @@ fn interfaces(value: &Value, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn routes(value: &Value, out: &mut dyn Write) -> io::Result<()> {
-    let mut table =
-        Table::new(&["PREFIX", "SOURCE", "VIA", "RESOLVED", "PORT", "NEIGHBOUR", "MAC"]);
+    let mut table = Table::new(["PREFIX", "SOURCE", "VIA", "RESOLVED", "PORT", "NEIGHBOUR", "MAC"]);
     for route in rows(value) {
         let resolved = if route["used"] == true { cell(&route["resolved"]) } else { "lost".into() };
         table.row([
@@ -221,8 +229,15 @@ fn routes(value: &Value, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn neighbors(value: &Value, out: &mut dyn Write) -> io::Result<()> {
-    let mut table = Table::new(&[
-        "PEER", "TYPE", "AS", "STATE", "UPTIME", "RECEIVED", "ADVERTISED", "LAST ERROR",
+    let mut table = Table::new([
+        "PEER",
+        "TYPE",
+        "AS",
+        "STATE",
+        "UPTIME",
+        "RECEIVED",
+        "ADVERTISED",
+        "LAST ERROR",
     ]);
     for peer in rows(value) {
         table.row([
@@ -240,8 +255,15 @@ fn neighbors(value: &Value, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn bgp_routes(value: &Value, out: &mut dyn Write) -> io::Result<()> {
-    let mut table = Table::new(&[
-        "", "PREFIX", "NEXT HOP", "PEER", "AS PATH", "LOCAL PREF", "MED", "DECIDED BY",
+    let mut table = Table::new([
+        "",
+        "PREFIX",
+        "NEXT HOP",
+        "PEER",
+        "AS PATH",
+        "LOCAL PREF",
+        "MED",
+        "DECIDED BY",
     ]);
     for route in rows(value) {
         let mark = match (route["best"] == true, route["inUse"] == true) {
@@ -264,8 +286,16 @@ fn bgp_routes(value: &Value, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn flows(value: &Value, out: &mut dyn Write) -> io::Result<()> {
-    let mut table = Table::new(&[
-        "PROTO", "SOURCE", "DESTINATION", "IN BY", "STATE", "VERDICT", "IDLE", "SENT", "ANSWERED",
+    let mut table = Table::new([
+        "PROTO",
+        "SOURCE",
+        "DESTINATION",
+        "IN BY",
+        "STATE",
+        "VERDICT",
+        "IDLE",
+        "SENT",
+        "ANSWERED",
         "RULE",
     ]);
     for flow in rows(&value["flows"]) {
@@ -290,7 +320,7 @@ fn flows(value: &Value, out: &mut dyn Write) -> io::Result<()> {
 
 fn policy(value: &Value, out: &mut dyn Write) -> io::Result<()> {
     let mut table =
-        Table::new(&["POD", "DIRECTION", "VERDICT", "PACKETS", "BYTES", "CONNECTIONS", "RULE"]);
+        Table::new(["POD", "DIRECTION", "VERDICT", "PACKETS", "BYTES", "CONNECTIONS", "RULE"]);
     for pod in rows(value) {
         for direction in ["ingress", "egress"] {
             let state = &pod[direction];
@@ -333,7 +363,7 @@ fn drops(value: &Value, all: bool, out: &mut dyn Write) -> io::Result<()> {
         cell(&value["forwarded"]),
         cell(&value["merged"]),
     )?;
-    let mut table = Table::new(&["OUTCOME", "REASON", "PACKETS", "MEANING"]);
+    let mut table = Table::new(["OUTCOME", "REASON", "PACKETS", "MEANING"]);
     for (outcome, key) in [("dropped", "drops"), ("punted", "punts")] {
         for reason in rows(&value[key]).filter(|r| all || r["packets"] != 0) {
             table.row([

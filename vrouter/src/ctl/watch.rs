@@ -290,7 +290,7 @@ mod tests {
             .udp(1, 2)
             .write(&mut packet, b"x")
             .expect("fits");
-        let hex: String = packet.iter().map(|b| format!("{b:02x}")).collect();
+        let hex = packet.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().concat();
         let captured = json!({
             "timeNanos": 1_700_000_000_123_456_789_u64, "port": "cali1", "way": "received",
             "ethernet": false, "length": packet.len(), "bytes": hex,

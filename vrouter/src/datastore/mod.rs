@@ -25,8 +25,8 @@ pub trait Datastore: Send + Sync {
     /// Replaces an object that still has the revision that `resource` carries.
     fn update(&self, resource: Resource) -> Result<Resource, Error>;
 
-    /// Stores an object whether or not there is one of its name. An existing one keeps its identity and what the
-    /// new one says nothing about: its status, its annotations.
+    /// Stores an object whether or not there is one of its name. An existing one keeps its identity, its status where
+    /// the new one has none, and a node what it wrote about itself where the new one says nothing about it.
     fn apply(&self, resource: Resource) -> Result<Resource, Error>;
 
     /// Deletes an object, where `revision` is given only if it still has that one, and returns it.

@@ -106,7 +106,6 @@ fn bgp_peer_rules() {
             ),
             ("{peerIP: 1.2.3.400, asNumber: 1}", "spec.peerIP", "not a peer address"),
             ("{peerIP: '1.2.3.4:0', asNumber: 1}", "spec.peerIP", "not a peer address"),
-            ("{peerIP: 1.2.3.4}", "spec.asNumber", "is required"),
             ("{asNumber: 1}", "spec.peerIP", "is required"),
             (
                 "{peerIP: 1.2.3.4, asNumber: 1, password: {secretKeyRef: {name: a, key: b}}}",
@@ -114,11 +113,7 @@ fn bgp_peer_rules() {
                 "not supported yet",
             ),
             ("{peerIP: 1.2.3.4, asNumber: 1, filters: [a]}", "spec.filters", "not supported yet"),
-            (
-                "{peerIP: 1.2.3.4, asNumber: 1, ttlSecurity: 1}",
-                "spec.ttlSecurity",
-                "not supported yet",
-            ),
+            ("{peerIP: 1.2.3.4, asNumber: 1, ttlSecurity: 256}", "spec.ttlSecurity", "expected u8"),
             (
                 "{peerIP: 1.2.3.4, asNumber: 1, keepaliveTime: 1x}",
                 "spec.keepaliveTime",
@@ -131,6 +126,7 @@ fn bgp_peer_rules() {
         "BGPPeer",
         &[
             "{peerIP: 192.20.30.40, asNumber: 64567}",
+            "{peerIP: 192.20.30.40, ttlSecurity: 1}",
             "{node: one, peerIP: '192.20.30.40:1790', asNumber: 64567}",
             "{nodeSelector: 'rack == \"1\"', peerIP: '[2001:db8::1]:179', asNumber: '0.64567'}",
             "{nodeSelector: all(), peerSelector: 'route-reflector == \"true\"'}",

@@ -22,6 +22,22 @@ fn one_broken_document_leaves_the_others() {
 }
 
 #[test]
+fn a_text_that_grows_when_it_is_read_is_refused() {
+    let level = |level: usize| {
+        let below = format!("*a{}", level - 1);
+        format!("a{level}: &a{level} [{}]\n", [below.as_str(); 10].join(", "))
+    };
+    let first = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    let text = std::iter::once(first).chain((1..12).map(level)).collect::<Vec<_>>().concat();
+    let refusal = refused(&text);
+    assert!(refusal.reason.contains("not YAML"), "{refusal}");
+    let deep = format!("apiVersion: {}", "[".repeat(100_000));
+    assert!(refused(&deep).reason.contains("not YAML"));
+    let long = format!("# {}\na: b\n", "x".repeat(parse::MAX_DOCUMENT_BYTES));
+    assert!(refused(&long).reason.contains("split it"));
+}
+
+#[test]
 fn lists_and_json() {
     let list = r#"{"apiVersion": "v1", "kind": "List", "items": [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "a"}},

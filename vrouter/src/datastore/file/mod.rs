@@ -189,11 +189,18 @@ fn unchanged(key: &Key, expected: &str, found: &Resource) -> Result<(), Error> {
     })
 }
 
-/// Takes over what the applied object says nothing about.
+/// Takes over what the applied object says nothing about and did not come from users.
 fn keep_unsaid(new: &mut Resource, old: &Resource) {
-    match (&mut *new, old) {
-        (Resource::Node(new), Resource::Node(old)) if is_default(&new.status) => {
-            new.status.clone_from(&old.status);
+    match (new, old) {
+        (Resource::Node(new), Resource::Node(old)) => {
+            if is_default(&new.status) {
+                new.status.clone_from(&old.status);
+            }
+            let Some(known) = &old.spec.bgp else { return };
+            let said = new.spec.bgp.get_or_insert_default();
+            said.ipv4_address = said.ipv4_address.or(known.ipv4_address);
+            said.ipv6_address = said.ipv6_address.or(known.ipv6_address);
+            said.ipv4_ipip_tunnel_addr = said.ipv4_ipip_tunnel_addr.or(known.ipv4_ipip_tunnel_addr);
         }
         (Resource::Pod(new), Resource::Pod(old)) if is_default(&new.status) => {
             new.status.clone_from(&old.status);
@@ -202,10 +209,6 @@ fn keep_unsaid(new: &mut Resource, old: &Resource) {
             new.status.clone_from(&old.status);
         }
         _ => {}
-    }
-    let metadata = new.metadata_mut();
-    for (key, value) in &old.metadata().annotations {
-        metadata.annotations.entry(key.clone()).or_insert_with(|| value.clone());
     }
 }
 

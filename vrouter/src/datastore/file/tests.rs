@@ -9,7 +9,7 @@ use std::{
 
 use super::*;
 use crate::{
-    api::{IpPoolSpec, Namespace},
+    api::{IpPoolSpec, Namespace, Node, NodeSpec},
     datastore::{WatchEvent, find},
 };
 
@@ -68,13 +68,36 @@ fn compare_and_swap() {
 fn apply_creates_then_replaces() {
     let (dir, store) = opened();
     let mut annotated = namespace("a", "1");
-    annotated.metadata_mut().annotations.insert("kept".to_owned(), "yes".to_owned());
-    store.apply(annotated).unwrap();
+    annotated.metadata_mut().annotations.insert("gone".to_owned(), "yes".to_owned());
+    let first = store.apply(annotated).unwrap();
     let second = store.apply(namespace("a", "2")).unwrap();
-    assert_eq!(second.metadata().annotations["kept"], "yes");
+    assert!(second.metadata().annotations.is_empty());
+    assert_eq!(second.metadata().uid, first.metadata().uid);
     assert_eq!(second.metadata().labels["label"], "2");
     assert_eq!(FileStore::open(dir.path()).unwrap().list(Kind::Namespace).unwrap(), [second]);
     assert!(dir.path().join("namespace/a.yaml").exists());
+}
+
+#[test]
+fn a_node_keeps_what_it_wrote_about_itself() {
+    let (_dir, store) = opened();
+    let mut node = Node::named("a", NodeSpec::default());
+    let bgp = node.spec.bgp.get_or_insert_default();
+    bgp.ipv4_address = Some("10.1.5.11/24".parse().unwrap());
+    bgp.ipv4_ipip_tunnel_addr = Some("10.244.0.1".parse().unwrap());
+    store.create(node.clone().into()).unwrap();
+    let mut reflector = Node::named("a", NodeSpec::default());
+    let cluster = Some("244.0.0.1".parse().unwrap());
+    reflector.spec.bgp.get_or_insert_default().route_reflector_cluster_id = cluster;
+    store.apply(reflector.into()).unwrap();
+    let now = find::<Node>(&store, "a").unwrap().unwrap().spec.bgp.unwrap();
+    assert_eq!(
+        (now.route_reflector_cluster_id, now.ipv4_address),
+        (cluster, node.spec.bgp.clone().unwrap().ipv4_address)
+    );
+    store.apply(Node::named("a", NodeSpec::default()).into()).unwrap();
+    let now = find::<Node>(&store, "a").unwrap().unwrap().spec.bgp.unwrap();
+    assert_eq!(Some(now), node.spec.bgp, "what users wrote and take out is gone");
 }
 
 #[test]

@@ -162,19 +162,17 @@ fn pools_are_chosen_by_their_flags_and_selectors() {
 #[test]
 fn namespaces_are_selected() {
     let (_dir, store) = opened();
-    pool(&store, "p", "10.0.0.0/24", 26, |spec| "team".clone_into(&mut spec.namespace_selector));
+    pool(&store, "p", "10.0.0.0/24", 26, |spec| {
+        "has(team)".clone_into(&mut spec.namespace_selector);
+    });
     let selects = |selector: &str, labels: &BTreeMap<String, String>| {
-        selector == "all()" || labels.contains_key(selector)
+        selector == "all()" || (selector == "has(team)" && labels.contains_key("team"))
     };
     let ipam = Ipam::new(&store, "a").with_selector(&selects);
-    assert!(
-        ipam.assign(&request("h"))
-            .unwrap_err()
-            .to_string()
-            .contains("does not select the namespace (team)")
-    );
-    let labels = [("team".to_owned(), "x".to_owned())].into();
-    ipam.assign(&AssignRequest { namespace_labels: labels, ..request("h") }).unwrap();
+    let refused = ipam.assign(&request("h")).unwrap_err().to_string();
+    assert!(refused.contains("does not select the namespace (has(team))"), "{refused}");
+    let namespace_labels = [("team".to_owned(), "x".to_owned())].into();
+    ipam.assign(&AssignRequest { namespace_labels, ..request("h") }).unwrap();
 }
 
 #[test]
