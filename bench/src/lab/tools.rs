@@ -32,7 +32,7 @@ pub struct Ping {
 pub enum Fragments {
     /// As the system does: DF, and sizes after what it learned of the path.
     Default,
-    /// DF, and sizes whatever the system learned: each answer is the path's own.
+    /// DF; what the system learned of the path is forgotten first, so that an answer is the path's.
     Forbid,
     /// No DF.
     Allow,
@@ -82,7 +82,10 @@ impl Ping {
         words.extend(["-s".into(), self.size.to_string()]);
         match self.fragments {
             Fragments::Default => {}
-            Fragments::Forbid => words.extend(["-M".into(), "do".into()]),
+            Fragments::Forbid => {
+                netns.ip("route flush cache")?;
+                words.extend(["-M".into(), "do".into()]);
+            }
             Fragments::Allow => words.extend(["-M".into(), "dont".into()]),
         }
         if let Some(source) = &self.source {
