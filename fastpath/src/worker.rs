@@ -257,10 +257,13 @@ impl Worker {
     }
 
     fn attach(&mut self, queue: Box<dyn Queue>) {
-        let (port, fd) = (queue.port(), queue.readable_fd());
+        let (port, fd, receives) = (queue.port(), queue.readable_fd(), queue.receives());
         let number = self.ports.attach(queue);
         if number == 0 {
             self.pipeline.counters().port(port).clear();
+        }
+        if !receives {
+            return;
         }
         let id = (port, number as u8);
         let Some(fd) = fd else { return self.asked.push(id) };

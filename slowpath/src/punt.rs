@@ -37,6 +37,8 @@ pub enum Answer {
     HostUnreachable,
     /// A route says prohibit.
     Prohibited,
+    /// Nobody listens at the router's own address.
+    PortUnreachable,
 }
 
 /// Builds answers, within limits.
@@ -155,6 +157,9 @@ impl Answerer {
             Answer::Prohibited => {
                 Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::FilterProhibited)
             }
+            Answer::PortUnreachable => {
+                Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port)
+            }
             Answer::Echo => return None,
         };
         let quoted = &packet[..packet.len().min(ERROR_MAX_V4 - 28)];
@@ -187,6 +192,7 @@ impl Answerer {
             Answer::NoRoute => unreachable(icmpv6::DestUnreachableCode::NoRoute),
             Answer::HostUnreachable => unreachable(icmpv6::DestUnreachableCode::Address),
             Answer::Prohibited => unreachable(icmpv6::DestUnreachableCode::Prohibited),
+            Answer::PortUnreachable => unreachable(icmpv6::DestUnreachableCode::Port),
             Answer::Echo => return None,
         };
         let quoted = &packet[..packet.len().min(ERROR_MAX_V6 - 48)];

@@ -22,11 +22,10 @@ use fastpath::router::{Router, RouterConfig};
 use fastpath::tables::Tables;
 use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use slowpath::bgp::{self, SpeakerConfig};
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
-use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -63,14 +62,15 @@ pub fn run(config: NodeConfig) -> anyhow::Result<()> {
     let exe = std::env::current_exe().context("find this program for the holder")?;
     let keeper = Arc::new(Keeper::open(config.run_dir.join("hold.sock"), exe)?);
     let router = start_router(&config, &sender)?;
+    // Descriptors kept by the holder mean that forwarding goes on as before.
+    let restarting = keeper.names().iter().any(|name| name.starts_with("tun:"));
     let speaker = if config.bgp {
         let router_id = address.map_or(Ipv4Addr::UNSPECIFIED, |net| match net.addr() {
             IpAddr::V4(a) => a,
             IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
         });
         let mut first = SpeakerConfig::new(64_512, router_id);
-        // Descriptors kept by the holder mean that forwarding goes on as before.
-        first.restarting = keeper.names().iter().any(|n| n.starts_with("tun:"));
+        first.restarting = restarting;
         let sender = sender.clone();
         Some(bgp::spawn(first, move |event| {
             let _ = sender.send(Event::Bgp(event));
@@ -92,6 +92,7 @@ pub fn run(config: NodeConfig) -> anyhow::Result<()> {
         keeper: Arc::clone(&keeper),
         node_address: v4,
         speaker,
+        restarting,
         events: (sender.clone(), receiver),
     };
     let mut control = Control::new(parts, Instant::now());
@@ -130,23 +131,33 @@ fn stop_on_signals(sender: &Sender<Event>) -> anyhow::Result<()> {
 
 fn follow_kernel(mut monitor: Monitor, sender: &Sender<Event>) -> anyhow::Result<()> {
     let sender = sender.clone();
+    let mut readiness = mio::Poll::new()?;
+    let descriptor = monitor.as_raw_fd();
+    let mut source = mio::unix::SourceFd(&descriptor);
+    readiness.registry().register(&mut source, mio::Token(0), mio::Interest::READABLE)?;
     thread::Builder::new().name("netlink".into()).spawn(move || {
+        let mut ready = mio::Events::with_capacity(1);
         loop {
-            let mut fds = [PollFd::new(monitor.as_fd(), PollFlags::POLLIN)];
-            if let Err(error) = poll(&mut fds, PollTimeout::NONE)
-                && error != nix::errno::Errno::EINTR
+            if let Err(error) = readiness.poll(&mut ready, None)
+                && error.kind() != std::io::ErrorKind::Interrupted
             {
                 tracing::error!(%error, "the kernel's changes can't be waited for");
                 return;
             }
-            match monitor.read() {
-                Ok(events) if events.is_empty() => {}
-                Ok(events) => {
-                    if sender.send(Event::Kernel(events)).is_err() {
-                        return;
+            // Readiness is told once: read until there is nothing more.
+            loop {
+                match monitor.read() {
+                    Ok(events) if events.is_empty() => break,
+                    Ok(events) => {
+                        if sender.send(Event::Kernel(events)).is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "the kernel's changes can't be read");
+                        break;
                     }
                 }
-                Err(error) => tracing::error!(%error, "the kernel's changes can't be read"),
             }
         }
     })?;

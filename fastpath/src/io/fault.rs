@@ -161,6 +161,10 @@ impl<Q: Queue> Queue for FaultQueue<Q> {
         self.inner.abilities()
     }
 
+    fn receives(&self) -> bool {
+        self.inner.receives()
+    }
+
     fn readable_fd(&self) -> Option<RawFd> {
         self.inner.readable_fd()
     }

@@ -75,6 +75,11 @@ pub trait Queue: Send {
     /// which are asked every round.
     fn readable_fd(&self) -> Option<RawFd>;
 
+    /// Does it receive at all? One that only sends (a further writer of a device) is never asked.
+    fn receives(&self) -> bool {
+        true
+    }
+
     /// Takes up to `budget` waiting packets into `batch` (slots from `pool`; `in_port` and offload
     /// set); fewer than `budget` means that none waits now. Never blocks.
     ///

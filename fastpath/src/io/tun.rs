@@ -88,6 +88,10 @@ impl Queue for TunQueue {
         Abilities { checksum: true, tcp_segmentation: true, udp_segmentation: true }
     }
 
+    fn receives(&self) -> bool {
+        self.reads
+    }
+
     fn readable_fd(&self) -> Option<RawFd> {
         self.reads.then(|| self.fd.as_raw_fd())
     }

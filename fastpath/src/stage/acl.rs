@@ -107,9 +107,8 @@ impl<'a> Ends<'a> {
         let address = item.key.end(miss.origin).address;
         let originator = match role {
             PortRole::Pod(id) if has_source(view, id, address) => Some(id),
-            PortRole::HostLocal | PortRole::HostForward => None,
-            PortRole::Uplink if forward => None,
-            _ => endpoint_of(to_originator),
+            PortRole::HostLocal | PortRole::HostForward | PortRole::Uplink => None,
+            PortRole::Pod(_) | PortRole::Unused => endpoint_of(to_originator),
         };
         let responder = endpoint_of(to_responder);
         // A workload that talks to itself is not judged.

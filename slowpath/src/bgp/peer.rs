@@ -37,8 +37,10 @@ pub(crate) struct Peer {
     pub(crate) messages_out: u64,
     pub(crate) flaps: u64,
     pub(crate) update_errors: u64,
-    /// The state last reported.
+    /// The stage last reported: Idle, Active (coming up) or Established.
     pub(crate) reported: State,
+    /// The error last reported.
+    pub(crate) reported_error: Option<String>,
     pub(crate) since: SystemTime,
 }
 
@@ -78,6 +80,7 @@ impl Peer {
             flaps: 0,
             update_errors: 0,
             reported: State::Idle,
+            reported_error: None,
             since: SystemTime::now(),
         }
     }

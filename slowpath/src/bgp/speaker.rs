@@ -517,13 +517,21 @@ impl Speaker {
         self.emit(SpeakerEvent::Routes(changes));
     }
 
-    /// Reports a peer whose state has changed.
+    /// Reports a peer that came up, went down, or failed for a new reason. The steps of a session
+    /// that is still coming up are no news: a dead peer takes them every few seconds.
     pub(super) fn report(&mut self, id: u32, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let state = peer.fsm.state();
-        if state != peer.reported {
-            peer.reported = state;
+        let stage = match peer.fsm.state() {
+            state @ (State::Idle | State::Established) => state,
+            State::Connect | State::Active | State::OpenSent | State::OpenConfirm => State::Active,
+        };
+        let moved = stage != peer.reported;
+        if moved {
+            peer.reported = stage;
             peer.since = SystemTime::now();
+        }
+        if moved || peer.last_error != peer.reported_error {
+            peer.reported_error.clone_from(&peer.last_error);
             let status = peer.status(&self.config, now);
             self.emit(SpeakerEvent::Peer(status));
         }

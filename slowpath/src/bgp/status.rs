@@ -16,7 +16,7 @@ pub enum SpeakerEvent {
     /// Prefixes whose learned paths in use have changed, each with all of them. A prefix may be
     /// reported again unchanged.
     Routes(Vec<RouteChange>),
-    /// A peer's state has changed.
+    /// A peer came up, went down, or failed for a new reason.
     Peer(PeerStatus),
     /// The first table is complete: every configured peer sent its end-of-RIB marker, or took too
     /// long. Reported once.
@@ -60,7 +60,7 @@ pub struct PeerStatus {
     pub kind: PeerKind,
     /// The session's state.
     pub state: State,
-    /// When that state was entered.
+    /// When it went idle, began to come up, or was established.
     pub since: SystemTime,
     /// How long the session has been established.
     pub uptime: Option<Duration>,

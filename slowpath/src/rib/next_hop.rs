@@ -45,6 +45,11 @@ pub struct Topology {
 }
 
 impl Topology {
+    /// Does the kernel's table lead to an address, by a link that is up?
+    pub fn reaches(&self, address: IpAddr) -> bool {
+        self.towards(address).is_some()
+    }
+
     /// The link and neighbour that lead to an address by the kernel's table.
     fn towards(&self, address: IpAddr) -> Option<(u32, IpAddr)> {
         let full = IpNet::from(address).prefix_len();

@@ -262,7 +262,7 @@ impl NodeHandler {
         self.events.send(Event::Attach(attach)).map_err(|_| stopping())?;
         match answer.recv_timeout(PATIENCE) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(text)) => Err(CniError::internal(text)),
+            Ok(Err(error)) => Err(CniError::internal(error.to_string())),
             Err(_) => Err(CniError::new(
                 ErrorCode::TryAgain,
                 "the pod's tables are not live in every worker yet",

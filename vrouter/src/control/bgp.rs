@@ -31,6 +31,38 @@ pub struct Desired {
     pub notes: Vec<String>,
 }
 
+/// BGP next hops met so far, to tell the speaker which of them lead nowhere.
+#[derive(Debug, Default)]
+pub struct NextHops {
+    met: BTreeSet<IpAddr>,
+    unreachable: Vec<(IpAddr, Option<u32>)>,
+}
+
+/// Next hops remembered; more count as reachable until the route that uses them is resolved.
+const NEXT_HOPS: usize = 65_536;
+
+impl NextHops {
+    /// Paths with these next hops were heard.
+    pub fn met(&mut self, hops: &BTreeSet<IpAddr>) {
+        if self.met.len() < NEXT_HOPS {
+            self.met.extend(hops);
+        }
+    }
+
+    /// The next hops that lead nowhere now, if they are others than last time.
+    pub fn unreachable(
+        &mut self,
+        reaches: impl Fn(IpAddr) -> bool,
+    ) -> Option<Vec<(IpAddr, Option<u32>)>> {
+        let now: Vec<_> =
+            self.met.iter().filter(|hop| !reaches(**hop)).map(|hop| (*hop, None)).collect();
+        (now != self.unreachable).then(|| {
+            self.unreachable.clone_from(&now);
+            now
+        })
+    }
+}
+
 /// Works out what the speaker of the node called `me` is to be.
 pub fn desired(
     world: &World,

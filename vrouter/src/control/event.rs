@@ -25,7 +25,7 @@ pub enum Event {
     /// Packets wait in the punt ring.
     Punts,
     /// The node's tunnel address was allocated, or could not be.
-    TunnelAddress(Result<Option<std::net::Ipv4Addr>, String>),
+    TunnelAddress(anyhow::Result<Option<std::net::Ipv4Addr>>),
     /// Stop, in good order.
     Stop,
 }

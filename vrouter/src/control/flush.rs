@@ -2,17 +2,18 @@
 
 use super::ports::{self, Port, endpoint_of};
 use super::topology::{kernel_routes, neighbour_routes, topology};
-use super::workloads::{Attach, Workload};
+use super::workloads::{Attach, AttachError, Record, Workload};
 use super::{Control, Dirty, LIVE_PATIENCE, Waiting, assemble, bgp, convert, routing};
 use crate::config::PodPort;
 use crate::host::pod;
-use fastpath::io::{Queue, QueueError, tun::TunQueue};
+use fastpath::io::{Framing, Queue, QueueError, tun::TunQueue};
 use fastpath::packet::PortId;
 use fastpath::tables::Tunnels;
 use fastpath::tables::port::PortRole;
 use ipnet::IpNet;
 use slowpath::rib::table::{Source, Via};
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,12 @@ impl Control {
                 break;
             }
         }
+        if let Some(speaker) = &self.speaker
+            && (dirty.kernel || dirty.bgp)
+            && let Some(costs) = self.next_hops.unreachable(|hop| self.topology.reaches(hop))
+        {
+            speaker.set_next_hops(costs);
+        }
         if dirty.policy || dirty.workloads {
             self.policy.flush();
         }
@@ -49,6 +56,13 @@ impl Control {
             &self.tunnels,
         );
         self.generation = self.router.publish(tables);
+        // After the tables without them: their next owner must not inherit their connections.
+        for address in std::mem::take(&mut self.gone_addresses) {
+            let taken = |w: &Workload| w.record.addresses.contains(&address);
+            if !self.workloads.iter().any(taken) {
+                self.router.forget(address);
+            }
+        }
         for waiting in &mut self.waiting {
             // Asked for before this flush: this is the first generation that holds it.
             waiting.generation = waiting.generation.min(self.generation);
@@ -101,7 +115,10 @@ impl Control {
             self.ensure_host_doors();
             self.want_tunnel_address();
         }
-        let desired = bgp::desired(&self.world, &self.me, &self.config, &routes.announced);
+        let mut desired = bgp::desired(&self.world, &self.me, &self.config, &routes.announced);
+        if let Some(global) = &mut desired.global {
+            global.restarting = self.restarting;
+        }
         for note in &desired.notes {
             if !self.bgp.notes.contains(note) {
                 tracing::warn!("{note}");
@@ -141,48 +158,13 @@ impl Control {
     pub(super) fn attach(&mut self, attach: Attach) {
         let Attach { record, tun, resource, reply } = attach;
         self.detach(&record.port);
-        let (mode, queues, link, partial) = match (record.kind, tun) {
-            (PodPort::Tun, Some(fd)) => {
-                let open = |port| Ok(vec![Box::new(TunQueue::new(port, fd)) as Box<dyn Queue>]);
-                ("tun".to_owned(), Box::new(open) as OpenPort<'_>, None, false)
-            }
-            (PodPort::Veth, None) => {
-                let name = record.port.clone();
-                let holder = &mut self.uplinks;
-                let open = move |port| holder.open_pod(port, &name);
-                ("xdp".to_owned(), Box::new(open) as OpenPort<'_>, record.host_link, true)
-            }
-            _ => {
-                let _ = reply.send(Err("a TUN port needs its descriptor, a veth none".into()));
-                return;
-            }
-        };
-        let mut entry = ports::ip_entry(PortRole::Unused, record.mtu);
-        if record.kind == PodPort::Veth {
-            entry.framing = fastpath::io::Framing::Ethernet;
-            entry.mac = pod::HOST_MAC.0;
-            entry.partial_checksums = partial;
-        }
-        let port = Port { name: record.port.clone(), entry, link, mode, notes: Vec::new() };
-        let id = match self.ports.add(port) {
+        let id = match self.open_pod_port(&record, tun) {
             Ok(id) => id,
-            Err(full) => {
-                let _ = reply.send(Err(full.to_string()));
+            Err(error) => {
+                let _ = reply.send(Err(error));
                 return;
             }
         };
-        let opened = queues(id);
-        match opened {
-            Ok(queues) => self.router.attach(id, queues),
-            Err(text) => {
-                self.ports.remove(id);
-                let _ = reply.send(Err(text));
-                return;
-            }
-        }
-        if let Some(port) = self.ports.get_mut(id) {
-            port.entry.role = PortRole::Pod(endpoint_of(id));
-        }
         let granted = convert::granted_sources(&resource);
         let key = convert::workload_key(&resource.key());
         let mac = record.mac;
@@ -206,12 +188,56 @@ impl Control {
         });
     }
 
+    fn open_pod_port(
+        &mut self,
+        record: &Record,
+        tun: Option<OwnedFd>,
+    ) -> Result<PortId, AttachError> {
+        let mut entry = ports::ip_entry(PortRole::Unused, record.mtu);
+        let mode = match record.kind {
+            PodPort::Tun => "tun",
+            PodPort::Veth => {
+                entry.framing = Framing::Ethernet;
+                entry.mac = pod::HOST_MAC.0;
+                entry.partial_checksums = true;
+                "xdp"
+            }
+        };
+        let port = Port {
+            name: record.port.clone(),
+            entry,
+            link: record.host_link,
+            mode: mode.into(),
+            notes: Vec::new(),
+        };
+        let id = self.ports.add(port)?;
+        let queues = match (record.kind, tun) {
+            (PodPort::Tun, Some(fd)) => Ok(vec![Box::new(TunQueue::new(id, fd)) as Box<dyn Queue>]),
+            (PodPort::Veth, None) => {
+                self.uplinks.open_pod(id, &record.port).map_err(AttachError::from)
+            }
+            _ => Err(AttachError::Descriptor),
+        };
+        match queues {
+            Ok(queues) => self.router.attach(id, queues),
+            Err(error) => {
+                self.ports.remove(id);
+                return Err(error);
+            }
+        }
+        if let Some(port) = self.ports.get_mut(id) {
+            port.entry.role = PortRole::Pod(endpoint_of(id));
+        }
+        Ok(id)
+    }
+
     /// Closes a pod's port; false if there is none of that name.
     pub(super) fn detach(&mut self, name: &str) -> bool {
         let Some(workload) = self.workloads.remove(name) else { return false };
         self.router.detach(workload.port, DETACH_PATIENCE);
         self.uplinks.close_pod(name);
         self.ports.remove(workload.port);
+        self.gone_addresses.extend(workload.record.addresses);
         self.dirty.workloads = true;
         self.dirty.ports = true;
         self.dirty.policy = true;
@@ -250,5 +276,3 @@ impl Control {
         self.neighbours = wanted;
     }
 }
-
-type OpenPort<'a> = Box<dyn FnOnce(PortId) -> Result<Vec<Box<dyn Queue>>, String> + 'a>;

@@ -20,6 +20,8 @@ mod punts;
 mod restore;
 pub mod routing;
 mod taps;
+#[cfg(test)]
+mod tests;
 pub mod topology;
 mod uplinks;
 pub mod workloads;
@@ -43,6 +45,7 @@ use slowpath::rib::table::{Source, Via};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use workloads::AttachError;
 
 /// Events taken before a flush, so that a storm can't put it off for ever.
 const EVENTS_PER_FLUSH: usize = 4_096;
@@ -97,6 +100,8 @@ pub struct Parts {
     pub node_address: Option<std::net::Ipv4Addr>,
     /// BGP; `None` where it is switched off.
     pub speaker: Option<SpeakerHandle>,
+    /// Forwarding goes on as before: what BGP's graceful restart promises to peers.
+    pub restarting: bool,
     /// Where events come from, and a way to send some.
     pub events: (Sender<Event>, Receiver<Event>),
 }
@@ -124,11 +129,14 @@ pub struct Control {
     node_address: Option<std::net::Ipv4Addr>,
     speaker: Option<SpeakerHandle>,
     bgp: bgp::Desired,
+    restarting: bool,
+    next_hops: bgp::NextHops,
     tunnels: Arc<Tunnels>,
     answerer: Answerer,
     holds: holds::Holds,
     neighbours: BTreeSet<(u32, std::net::IpAddr)>,
     waiting: Vec<Waiting>,
+    gone_addresses: Vec<std::net::IpAddr>,
     refused: BTreeMap<String, String>,
     dirty: Dirty,
     started: Instant,
@@ -140,7 +148,7 @@ pub struct Control {
 struct Waiting {
     generation: Generation,
     until: Instant,
-    reply: Sender<Result<(), String>>,
+    reply: Sender<Result<(), AttachError>>,
 }
 
 impl Control {
@@ -169,6 +177,8 @@ impl Control {
             node_address: parts.node_address,
             speaker: parts.speaker,
             bgp: bgp::Desired::default(),
+            restarting: parts.restarting,
+            next_hops: bgp::NextHops::default(),
             tunnels: Arc::default(),
             answerer: Answerer::new(
                 crate::host::pod::GATEWAY_V4,
@@ -178,6 +188,7 @@ impl Control {
             holds: holds::Holds::default(),
             neighbours: BTreeSet::new(),
             waiting: Vec::new(),
+            gone_addresses: Vec::new(),
             refused: BTreeMap::new(),
             dirty: Dirty { kernel: true, ..Dirty::default() },
             started: now,
@@ -307,6 +318,7 @@ impl Control {
                         .map(|path| path.next_hop)
                         .filter(|hop| !mine.contains(hop))
                         .collect();
+                    self.next_hops.met(&hops);
                     let via = (!hops.is_empty()).then(|| Via::NextHops(hops.into_iter().collect()));
                     self.routing.table.set(Source::Bgp, change.prefix, via);
                     self.dirty.bgp = true;
@@ -344,8 +356,7 @@ impl Control {
                 let _ = waiting.reply.send(Ok(()));
                 false
             } else if waiting.until <= now {
-                let text = "a worker did not take the pod's tables in time".to_owned();
-                let _ = waiting.reply.send(Err(text));
+                let _ = waiting.reply.send(Err(AttachError::Late));
                 false
             } else {
                 true
@@ -353,10 +364,10 @@ impl Control {
         });
     }
 
-    fn stop(mut self) {
-        tracing::info!("stopping; the holder keeps the pods' devices");
-        if let Some(speaker) = self.speaker.take() {
-            speaker.shutdown("the node's router stops");
-        }
+    /// Ends without a word to the BGP peers: graceful restart keeps our routes with them until the
+    /// next forwarder is there, and the holder keeps the pods' packets.
+    fn stop(self) {
+        tracing::info!("stopping; the holder keeps the devices, graceful restart the routes");
+        drop(self.speaker);
     }
 }

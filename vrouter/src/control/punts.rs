@@ -33,6 +33,7 @@ impl Control {
             PuntReason::FragmentationNeeded => Answer::TooBig(punt.mtu),
             PuntReason::Unreachable if punt.next_hop == NextHop::Prohibit => Answer::Prohibited,
             PuntReason::Unreachable if punt.next_hop == NextHop::NoRoute => Answer::NoRoute,
+            PuntReason::Unreachable if punt.next_hop == NextHop::Router => Answer::PortUnreachable,
             PuntReason::Unreachable => Answer::HostUnreachable,
             PuntReason::UnresolvedNeighbour => return self.unresolved(punt, now),
             PuntReason::ArpOrNd => return self.arp_or_nd(&punt),

@@ -31,11 +31,22 @@ struct Words {
     tables: Arc<Tables>,
 }
 
+/// Why nothing can be watched.
+#[derive(Debug, thiserror::Error)]
+enum FilterError {
+    #[error("--{what} {value}: neither an address nor a prefix")]
+    Address { what: &'static str, value: String },
+    #[error("no port is called {0}; `vrouter show interfaces` lists them")]
+    Port(String),
+    #[error("--protocol {0}: not tcp, udp, icmp, icmpv6, sctp or a number")]
+    Protocol(String),
+}
+
 impl Control {
     pub(super) fn trace(&self, filter: &PacketFilter, count: u64) -> Reply {
         let filter = match self.tap_filter(filter) {
             Ok(filter) => filter,
-            Err(text) => return Reply::Error(text),
+            Err(error) => return Reply::Error(error.to_string()),
         };
         let receiver = self.router.trace(filter, limit(count));
         let words = self.words();
@@ -49,7 +60,7 @@ impl Control {
     pub(super) fn capture(&self, filter: &PacketFilter, count: u64, snaplen: u32) -> Reply {
         let filter = match self.tap_filter(filter) {
             Ok(filter) => filter,
-            Err(text) => return Reply::Error(text),
+            Err(error) => return Reply::Error(error.to_string()),
         };
         let receiver = self.router.capture(filter, snaplen as usize, limit(count));
         let words = self.words();
@@ -60,26 +71,27 @@ impl Control {
         }))
     }
 
-    fn tap_filter(&self, wanted: &PacketFilter) -> Result<Filter, String> {
-        let net = |what: &str, text: &Option<String>| -> Result<Option<IpNet>, String> {
-            let Some(text) = text else { return Ok(None) };
-            let address = text.parse::<IpAddr>().map(IpNet::from);
-            match address.or_else(|_| text.parse::<IpNet>().map(|net| net.trunc())) {
-                Ok(net) => Ok(Some(net)),
-                Err(_) => Err(format!("--{what} {text}: neither an address nor a prefix")),
-            }
-        };
+    fn tap_filter(&self, wanted: &PacketFilter) -> Result<Filter, FilterError> {
+        let net =
+            |what: &'static str, text: &Option<String>| -> Result<Option<IpNet>, FilterError> {
+                let Some(text) = text else { return Ok(None) };
+                let address = text.parse::<IpAddr>().map(IpNet::from);
+                match address.or_else(|_| text.parse::<IpNet>().map(|net| net.trunc())) {
+                    Ok(net) => Ok(Some(net)),
+                    Err(_) => Err(FilterError::Address { what, value: text.clone() }),
+                }
+            };
         let port = match &wanted.interface {
             None => None,
-            Some(name) => Some(self.ports.named(name).ok_or_else(|| {
-                format!("no port is called {name}; `vrouter show interfaces` lists them")
-            })?),
+            Some(name) => {
+                Some(self.ports.named(name).ok_or_else(|| FilterError::Port(name.clone()))?)
+            }
         };
         let protocol = match &wanted.protocol {
             None => None,
-            Some(name) => Some(protocol_number(name).ok_or_else(|| {
-                format!("--protocol {name}: not tcp, udp, icmp, icmpv6, sctp or a number")
-            })?),
+            Some(name) => {
+                Some(protocol_number(name).ok_or_else(|| FilterError::Protocol(name.clone()))?)
+            }
         };
         Ok(Filter {
             port,

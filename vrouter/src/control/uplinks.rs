@@ -11,7 +11,7 @@ use crate::host::pod::TX_QUEUE_LENGTH;
 use crate::host::state::KernelState;
 use fastpath::io::tun::{TunOptions, TunQueue};
 use fastpath::io::uplink::{
-    Sets, Uplink, UplinkControl, UplinkOptions, open_uplink, open_veth_pod,
+    Sets, Uplink, UplinkControl, UplinkError, UplinkOptions, open_uplink, open_veth_pod,
 };
 use fastpath::io::{Framing, Queue};
 use fastpath::packet::PortId;
@@ -63,9 +63,8 @@ impl Uplinks {
         &mut self,
         port: PortId,
         name: &str,
-    ) -> Result<Vec<Box<dyn Queue>>, String> {
-        let Uplink { queues, control, .. } =
-            open_veth_pod(port, name, None).map_err(|e| e.to_string())?;
+    ) -> Result<Vec<Box<dyn Queue>>, UplinkError> {
+        let Uplink { queues, control, .. } = open_veth_pod(port, name, None)?;
         self.pods.insert(name.to_owned(), control);
         Ok(queues)
     }
@@ -200,7 +199,7 @@ impl Control {
         let sender = self.sender.clone();
         let spawned = std::thread::Builder::new().name("tunnel-address".into()).spawn(move || {
             let outcome = crate::node::tunnel_address(&*store, &me);
-            let _ = sender.send(Event::TunnelAddress(outcome.map_err(|e| format!("{e:#}"))));
+            let _ = sender.send(Event::TunnelAddress(outcome));
         });
         if let Err(error) = spawned {
             tracing::error!(%error, "no thread to allocate the tunnel address");
@@ -208,7 +207,7 @@ impl Control {
         }
     }
 
-    pub(super) fn tunnel_address(&mut self, outcome: Result<Option<Ipv4Addr>, String>) {
+    pub(super) fn tunnel_address(&mut self, outcome: anyhow::Result<Option<Ipv4Addr>>) {
         match outcome {
             Ok(Some(address)) => {
                 tracing::info!(%address, "the node's tunnel address");
@@ -218,7 +217,7 @@ impl Control {
             Ok(None) => self.host.asked = false,
             Err(error) => {
                 // Asked again with the next change of the world.
-                tracing::error!(%error, "no tunnel address");
+                tracing::error!("no tunnel address: {error:#}");
                 self.host.asked = false;
             }
         }

@@ -58,7 +58,24 @@ pub struct Attach {
     /// Its `WorkloadEndpoint`, as stored.
     pub resource: crate::api::Resource,
     /// Told when every worker runs a generation that holds the pod and its policy.
-    pub reply: crossbeam::channel::Sender<Result<(), String>>,
+    pub reply: crossbeam::channel::Sender<Result<(), AttachError>>,
+}
+
+/// Why a pod's port is not in the tables.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The port and its descriptor don't go together.
+    #[error("a TUN port needs its descriptor, a veth none")]
+    Descriptor,
+    /// No port is free.
+    #[error(transparent)]
+    Full(#[from] super::ports::Full),
+    /// The veth's host end can't be opened.
+    #[error(transparent)]
+    Device(#[from] fastpath::io::uplink::UplinkError),
+    /// A worker did not take the tables.
+    #[error("a worker did not take the pod's tables in time")]
+    Late,
 }
 
 /// A pod's port goes away.
