@@ -8,6 +8,7 @@ use bench::lab::tools::{Ping, ping};
 use bench::lab::traffic::{TcpEcho, TcpStreamer, UdpEcho, UdpStreamer, connect};
 use bench::lab::wait::retry;
 use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
 
 use super::PATIENCE;
 use super::cluster::{Cluster, PLACES};
@@ -63,6 +64,7 @@ pub(crate) fn forwarder(cluster: &mut Cluster, report: &mut Report) -> anyhow::R
     ));
     std::thread::sleep(CALM);
     let stream = udp.stop()?;
+    report.note(&format!("node1 since its start: {}", outcomes(cluster)?));
     report.check(
         "restarted: datagrams flow again, 1000 a second",
         if stream.received > 0 && stream.longest_gap < PATIENCE && after_gap(&stream) {
@@ -79,6 +81,28 @@ pub(crate) fn forwarder(cluster: &mut Cluster, report: &mut Report) -> anyhow::R
         }),
     );
     Ok(())
+}
+
+/// What the restarted forwarder did with what it received, in its own words.
+fn outcomes(cluster: &Cluster) -> anyhow::Result<String> {
+    let node = cluster.nodes.first().context("four nodes")?;
+    let counted = node.ctl_json(&["show", "drops"])?;
+    let mut words = Vec::new();
+    for total in ["received", "merged", "forwarded"] {
+        let n =
+            counted.get(total).and_then(Value::as_u64).with_context(|| format!("no {total}"))?;
+        words.push(format!("{n} {total}"));
+    }
+    for (list, outcome) in [("drops", "dropped"), ("punts", "punted")] {
+        for reason in counted.get(list).and_then(Value::as_array).into_iter().flatten() {
+            let n = reason.get("packets").and_then(Value::as_u64).unwrap_or_default();
+            let name = reason.get("reason").and_then(Value::as_str).unwrap_or("?");
+            if n > 0 {
+                words.push(format!("{n} {outcome}: {name}"));
+            }
+        }
+    }
+    Ok(words.join(", "))
 }
 
 /// Whether echoes came after the longest gap: what was lost is not the whole rest.

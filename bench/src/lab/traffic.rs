@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use super::Netns;
 
@@ -16,6 +17,8 @@ use super::Netns;
 const TICK: Duration = Duration::from_millis(50);
 /// Time the last answers may take after a stream's end.
 const LINGER: Duration = Duration::from_millis(500);
+/// Of datagram sockets, bytes.
+const RECEIVE_BUFFER: usize = 16 << 20;
 /// One message of a [`TcpStreamer`], bytes.
 const MESSAGE: usize = 64;
 
@@ -49,6 +52,12 @@ impl<T> Drop for Worker<T> {
     }
 }
 
+/// What waited for a restart comes in one burst: it must not be lost in a socket's own buffer.
+fn prepare(socket: &UdpSocket) -> anyhow::Result<()> {
+    setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)?;
+    Ok(socket.set_read_timeout(Some(TICK))?)
+}
+
 fn timed_out(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
@@ -63,7 +72,7 @@ impl UdpEcho {
     /// Listens in `netns` on `address` (unspecified: on all).
     pub fn start(netns: &Netns, address: SocketAddr) -> anyhow::Result<Self> {
         let socket = netns.enter(|| UdpSocket::bind(address))??;
-        socket.set_read_timeout(Some(TICK))?;
+        prepare(&socket)?;
         let worker = Worker::start(move |stop| {
             let mut buffer = vec![0; 65536];
             while !stop.load(Ordering::Relaxed) {
@@ -106,7 +115,7 @@ impl UdpStreamer {
     pub fn start(netns: &Netns, target: SocketAddr, per_second: u32) -> anyhow::Result<Self> {
         let socket = netns.enter(|| UdpSocket::bind(any(target)))??;
         socket.connect(target)?;
-        socket.set_read_timeout(Some(TICK))?;
+        prepare(&socket)?;
         let pace = Duration::from_secs(1) / per_second.max(1);
         let sending = socket.try_clone()?;
         Ok(Self {

@@ -56,6 +56,7 @@ impl Control {
             &self.tunnels,
         );
         self.generation = self.router.publish(tables);
+        self.attach_opened();
         // After the tables without them: their next owner must not inherit their connections.
         for address in std::mem::take(&mut self.gone_addresses) {
             let taken = |w: &Workload| w.record.addresses.contains(&address);
@@ -69,6 +70,18 @@ impl Control {
         }
         self.follow_neighbours();
         self.resume_held(now);
+    }
+
+    /// Gives the workers what was opened since the last tables. Only now do the tables know these
+    /// ports, and pods come last: what waits in their devices finds the port it leaves by.
+    fn attach_opened(&mut self) {
+        let mut opened = std::mem::take(&mut self.unattached);
+        opened.sort_by_key(|(id, _)| {
+            self.ports.get(*id).is_some_and(|port| matches!(port.entry.role, PortRole::Pod(_)))
+        });
+        for (id, queues) in opened {
+            self.router.attach(id, queues);
+        }
     }
 
     fn flush_sources(&mut self, dirty: Dirty) {
@@ -219,7 +232,7 @@ impl Control {
             _ => Err(AttachError::Descriptor),
         };
         match queues {
-            Ok(queues) => self.router.attach(id, queues),
+            Ok(queues) => self.unattached.push((id, queues)),
             Err(error) => {
                 self.ports.remove(id);
                 return Err(error);
@@ -234,6 +247,7 @@ impl Control {
     /// Closes a pod's port; false if there is none of that name.
     pub(super) fn detach(&mut self, name: &str) -> bool {
         let Some(workload) = self.workloads.remove(name) else { return false };
+        self.unattached.retain(|(id, _)| *id != workload.port);
         self.router.detach(workload.port, DETACH_PATIENCE);
         self.uplinks.close_pod(name);
         self.ports.remove(workload.port);
@@ -252,6 +266,7 @@ impl Control {
             self.detach(&name);
             return;
         }
+        self.unattached.retain(|(id, _)| *id != port);
         self.router.detach(port, DETACH_PATIENCE);
         self.ports.remove(port);
         self.uplinks.forget(port);

@@ -34,6 +34,8 @@ use crate::host::netlink::Netlink;
 use crate::host::state::{Changed, KernelState};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use event::Event;
+use fastpath::io::Queue;
+use fastpath::packet::PortId;
 use fastpath::publish::Generation;
 use fastpath::router::Router;
 use fastpath::tables::Tunnels;
@@ -125,6 +127,8 @@ pub struct Control {
     ports: ports::Ports,
     workloads: workloads::Workloads,
     uplinks: uplinks::Uplinks,
+    /// Open devices that the workers get with the next tables, the first that know their ports.
+    unattached: Vec<(PortId, Vec<Box<dyn Queue>>)>,
     host: uplinks::HostDoors,
     node_address: Option<std::net::Ipv4Addr>,
     speaker: Option<SpeakerHandle>,
@@ -173,6 +177,7 @@ impl Control {
             ports: ports::Ports::default(),
             workloads: workloads::Workloads::default(),
             uplinks: uplinks::Uplinks::default(),
+            unattached: Vec::new(),
             host: uplinks::HostDoors::default(),
             node_address: parts.node_address,
             speaker: parts.speaker,

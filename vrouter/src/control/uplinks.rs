@@ -123,7 +123,7 @@ impl Control {
             notes: Vec::new(),
         };
         let id = self.ports.add(port)?;
-        self.router.attach(id, vec![Box::new(TunQueue::new(id, fd))]);
+        self.unattached.push((id, vec![Box::new(TunQueue::new(id, fd))]));
         Ok(id)
     }
 
@@ -301,7 +301,7 @@ impl Control {
             port.entry.partial_checksums = uplink.partial_checksums;
         }
         self.uplinks.open.insert(id, uplink.control);
-        self.router.attach(id, uplink.queues);
+        self.unattached.push((id, uplink.queues));
         Ok(())
     }
 
