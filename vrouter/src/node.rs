@@ -17,7 +17,7 @@ use crate::host::netlink::{Family, Netlink};
 use crate::host::state::KernelState;
 use crate::ipam::Ipam;
 use anyhow::Context;
-use crossbeam::channel::{Sender, bounded};
+use crossbeam::channel::{Sender, unbounded};
 use fastpath::router::{Router, RouterConfig};
 use fastpath::tables::Tables;
 use ipnet::IpNet;
@@ -31,9 +31,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-/// Events that wait for the control loop before those who send them have to wait.
-const EVENTS: usize = 16_384;
-
 /// Runs the node until it is told to stop.
 pub fn run(config: NodeConfig) -> anyhow::Result<()> {
     let config = Arc::new(config);
@@ -45,7 +42,7 @@ pub fn run(config: NodeConfig) -> anyhow::Result<()> {
     let _only_one = lock(&config.run_dir)?;
     tracing::info!(node = %name, "starting: {}", config.effective());
 
-    let (sender, receiver) = bounded(EVENTS);
+    let (sender, receiver) = unbounded();
     stop_on_signals(&sender)?;
     // Subscribe first, then read: nothing in between is missed.
     let monitor = Monitor::open()?;
@@ -99,9 +96,9 @@ pub fn run(config: NodeConfig) -> anyhow::Result<()> {
     let records = Records::open(&config.run_dir)?;
     control.take_over(&records)?;
     let cni = serve(&config, &store, &keeper, records, &sender)?;
-    control.run();
+    let outcome = control.run();
     drop((cni, watch));
-    Ok(())
+    outcome
 }
 
 /// One router per run directory.

@@ -6,7 +6,7 @@ use super::workloads::{Attach, AttachError, Record, Workload};
 use super::{Control, Dirty, LIVE_PATIENCE, Waiting, assemble, bgp, convert, routing};
 use crate::config::PodPort;
 use crate::host::pod;
-use fastpath::io::{Framing, Queue, QueueError, tun::TunQueue};
+use fastpath::io::{Framing, Queue, tun::TunQueue};
 use fastpath::packet::PortId;
 use fastpath::tables::Tunnels;
 use fastpath::tables::port::PortRole;
@@ -247,8 +247,7 @@ impl Control {
     /// Closes a pod's port; false if there is none of that name.
     pub(super) fn detach(&mut self, name: &str) -> bool {
         let Some(workload) = self.workloads.remove(name) else { return false };
-        self.unattached.retain(|(id, _)| *id != workload.port);
-        self.router.detach(workload.port, DETACH_PATIENCE);
+        self.close_port(workload.port);
         self.uplinks.close_pod(name);
         self.ports.remove(workload.port);
         self.gone_addresses.extend(workload.record.addresses);
@@ -258,21 +257,10 @@ impl Control {
         true
     }
 
-    /// A queue reported that its device is gone or broken.
-    pub(super) fn port_closed(&mut self, port: PortId, error: QueueError) {
-        let Some(name) = self.ports.get(port).map(|p| p.name.clone()) else { return };
-        tracing::warn!(port = %name, %error, "a port closed");
-        if self.workloads.get(&name).is_some() {
-            self.detach(&name);
-            return;
-        }
+    /// Has the workers let go of a port's queues.
+    pub(super) fn close_port(&mut self, port: PortId) {
         self.unattached.retain(|(id, _)| *id != port);
         self.router.detach(port, DETACH_PATIENCE);
-        self.ports.remove(port);
-        self.uplinks.forget(port);
-        self.host.forget(port);
-        self.dirty.ports = true;
-        self.dirty.kernel = true;
     }
 
     /// Asks the kernel to keep the neighbours resolved that next hops need.

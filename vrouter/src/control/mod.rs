@@ -8,6 +8,7 @@
 
 pub mod assemble;
 pub mod bgp;
+mod care;
 pub mod convert;
 pub mod event;
 mod flush;
@@ -104,7 +105,8 @@ pub struct Parts {
     pub speaker: Option<SpeakerHandle>,
     /// Forwarding goes on as before: what BGP's graceful restart promises to peers.
     pub restarting: bool,
-    /// Where events come from, and a way to send some.
+    /// Where events come from, and a way to send some. Unbounded: the loop waits for some of those
+    /// who send (BGP's thread, the operators'), so none of them may have to wait for the loop.
     pub events: (Sender<Event>, Receiver<Event>),
 }
 
@@ -146,6 +148,8 @@ pub struct Control {
     started: Instant,
     generation: Generation,
     stopping: bool,
+    failed: bool,
+    care: care::Care,
 }
 
 /// A CNI caller that waits for a generation.
@@ -199,11 +203,16 @@ impl Control {
             started: now,
             generation: Generation::default(),
             stopping: false,
+            failed: false,
+            care: care::Care::new(now),
         }
     }
 
     /// Runs until told to stop.
-    pub fn run(mut self) {
+    ///
+    /// # Errors
+    /// A worker died.
+    pub fn run(mut self) -> anyhow::Result<()> {
         while !self.stopping {
             let patience = if self.waiting.is_empty() { TICK } else { TICK_WAITING };
             match self.events.recv_timeout(patience) {
@@ -225,7 +234,10 @@ impl Control {
             }
             self.answer_waiting(now);
         }
+        let failed = self.failed;
         self.stop();
+        anyhow::ensure!(!failed, "a worker died");
+        Ok(())
     }
 
     fn handle(&mut self, event: Event, now: Instant) {
@@ -308,6 +320,7 @@ impl Control {
             }
             self.dirty.kernel = true;
         }
+        self.notice(changed);
         let ours = Changed::LINKS | Changed::ADDRESSES | Changed::ROUTES | Changed::NEIGHBOURS;
         self.dirty.kernel |= changed.any(ours);
     }
@@ -343,15 +356,6 @@ impl Control {
 
     fn my_addresses(&self) -> Vec<std::net::IpAddr> {
         self.kernel.addresses.iter().map(|a| a.net.addr()).collect()
-    }
-
-    fn housekeep(&mut self, now: Instant) {
-        for held in self.holds.expire(now) {
-            self.refuse_held(&held, now);
-        }
-        for (port, error) in self.router.closed_ports() {
-            self.port_closed(port, error);
-        }
     }
 
     fn answer_waiting(&mut self, now: Instant) {

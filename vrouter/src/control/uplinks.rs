@@ -51,6 +51,11 @@ impl Uplinks {
         self.open.remove(&port);
     }
 
+    /// Is there an interface that should be an uplink, and could not be opened a while ago?
+    pub(super) fn any_failed(&self) -> bool {
+        self.failed.values().any(|(at, _)| at.elapsed() >= RETRY)
+    }
+
     /// Ends the steering of a pod's veth.
     pub(super) fn close_pod(&mut self, name: &str) {
         if let Some(control) = self.pods.remove(name) {
@@ -82,6 +87,16 @@ impl HostDoors {
         self.tunnel
     }
 
+    /// Is a door closed that should be open?
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.node.is_none() || self.forward.is_none()
+    }
+
+    /// Somebody may have changed what was ensured: look again.
+    pub(super) fn doubt(&mut self) {
+        self.ensured = None;
+    }
+
     /// A door closed.
     pub(super) fn forget(&mut self, port: PortId) {
         for door in [&mut self.node, &mut self.forward] {
@@ -100,10 +115,14 @@ impl Control {
         for notice in &prepared.notices {
             tracing::warn!("{notice}");
         }
-        let node = self.open_door(&prepared.node_port, PortRole::HostLocal)?;
-        self.host.node = Some((node, prepared.node_port));
-        let forward = self.open_door(FORWARD_PORT, PortRole::HostForward)?;
-        self.host.forward = Some((forward, FORWARD_PORT.to_owned()));
+        if self.host.node.is_none() {
+            let node = self.open_door(&prepared.node_port, PortRole::HostLocal)?;
+            self.host.node = Some((node, prepared.node_port));
+        }
+        if self.host.forward.is_none() {
+            let forward = self.open_door(FORWARD_PORT, PortRole::HostForward)?;
+            self.host.forward = Some((forward, FORWARD_PORT.to_owned()));
+        }
         self.dirty.ports = true;
         Ok(())
     }
