@@ -1,7 +1,7 @@
 //! vrouter: the node and its commands. Reads the command line, runs it, maps errors to exit codes.
 
 use clap::{Parser, Subcommand};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -14,7 +14,7 @@ use vrouter::{cni, hold, node};
 /// A userspace router for Kubernetes nodes: pods on TUN devices, nodes joined by IPIP over `AF_XDP`,
 /// routes by BGP, Calico's and Kubernetes' resources.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(version)]
 struct Cli {
     /// Where the node's sockets are
     #[arg(long, global = true, env = "VROUTER_RUN_DIR", value_name = "DIR")]
@@ -131,5 +131,10 @@ fn store(directory: &Path) -> anyhow::Result<Box<dyn vrouter::datastore::Datasto
 fn log_to_stderr(level: LevelFilter) {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::default().add_directive(level.into()));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colour = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colour)
+        .with_writer(std::io::stderr)
+        .init();
 }

@@ -42,6 +42,10 @@ pub fn run(config: NodeConfig) -> anyhow::Result<()> {
     let _only_one = lock(&config.run_dir)?;
     tracing::info!(node = %name, "starting: {}", config.effective());
 
+    for notice in &config.notices {
+        tracing::warn!("{notice}");
+    }
+
     let (sender, receiver) = unbounded();
     stop_on_signals(&sender)?;
     // Subscribe first, then read: nothing in between is missed.

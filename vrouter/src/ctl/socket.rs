@@ -24,9 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// Nobody listens.
-    #[error(
-        "no node answers at {path}: {source}; is `vrouter run` running with this run directory?"
-    )]
+    #[error("no node answers at {path}: is `vrouter run` running with this run directory?")]
     Unreachable {
         /// The socket.
         path: String,
