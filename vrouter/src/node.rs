@@ -4,7 +4,7 @@ use crate::api::node::NodeBgp;
 use crate::api::{self, IpPool, IpPoolSpec};
 use crate::cni::handler::NodeHandler;
 use crate::cni::server::CniServer;
-use crate::config::{AddressSource, NodeConfig};
+use crate::config::{AddressSource, Cores, NodeConfig};
 use crate::control::event::Event;
 use crate::control::keeper::Keeper;
 use crate::control::workloads::Records;
@@ -22,6 +22,8 @@ use fastpath::router::{Router, RouterConfig};
 use fastpath::tables::Tables;
 use ipnet::IpNet;
 use nix::fcntl::{Flock, FlockArg};
+use nix::sched::{CpuSet, sched_getaffinity};
+use nix::unistd::Pid;
 use slowpath::bgp::{self, SpeakerConfig};
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs};
@@ -180,6 +182,7 @@ fn start_router(config: &NodeConfig, sender: &Sender<Event>) -> anyhow::Result<R
     let wake = sender.clone();
     let settings = RouterConfig {
         workers: config.workers,
+        cores: cores(config)?,
         wake: Arc::new(move || {
             // A full channel means that the loop is awake and will look at the ring anyway.
             let _ = wake.try_send(Event::Punts);
@@ -187,6 +190,31 @@ fn start_router(config: &NodeConfig, sender: &Sender<Event>) -> anyhow::Result<R
         ..RouterConfig::default()
     };
     Router::start(settings, Tables::default()).context("start the workers")
+}
+
+/// The cores the workers are pinned to; never all that this process may use.
+fn cores(config: &NodeConfig) -> anyhow::Result<Option<Vec<usize>>> {
+    Ok(match &config.cores {
+        Cores::Unpinned => None,
+        Cores::These(list) => {
+            anyhow::ensure!(
+                list.len() >= config.workers,
+                "cores names {} cores for {} workers: name one for each",
+                list.len(),
+                config.workers
+            );
+            Some(list.clone())
+        }
+        Cores::Auto => {
+            let allowed =
+                sched_getaffinity(Pid::from_raw(0)).context("ask for the allowed cores")?;
+            let allowed: Vec<_> = (0..CpuSet::count())
+                .filter(|core| allowed.is_set(*core).unwrap_or(false))
+                .collect();
+            let first = allowed.len().checked_sub(config.workers).filter(|first| *first > 0);
+            first.map(|first| allowed[first..].to_vec())
+        }
+    })
 }
 
 /// The node's address: given, or found in the kernel's tables.

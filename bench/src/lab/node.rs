@@ -100,6 +100,8 @@ impl VrouterNode {
             .env("NODENAME", &settings.name)
             .env("IP", &settings.address)
             .env("DATASTORE_TYPE", "file")
+            // Several nodes share this machine: pinned, they would all share one core.
+            .env("VROUTER_CORES", "none")
             .env("VROUTER_DATASTORE_DIR", &settings.datastore)
             .env("VROUTER_RUN_DIR", self.run_dir())
             .env("VROUTER_LIB_DIR", self.home.join("lib"))

@@ -64,6 +64,8 @@ pub struct NodeConfig {
     pub workers: usize,
     /// What pods' interfaces are made of.
     pub pod_port: PodPort,
+    /// Where the workers run.
+    pub cores: Cores,
     /// What was set and has no effect, in sentences.
     pub notices: Vec<String>,
     settings: Vec<Setting>,
@@ -78,6 +80,18 @@ pub enum AddressSource {
     Fixed(IpNet),
     /// It is found; see [`NodeConfig::autodetection`].
     Autodetect,
+}
+
+/// Where the workers run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Cores {
+    /// On the last of the cores this process may use, one each, as long as one is left for the rest.
+    #[default]
+    Auto,
+    /// Where the scheduler puts them.
+    Unpinned,
+    /// On these, one each.
+    These(Vec<usize>),
 }
 
 /// What pods' interfaces are made of.
@@ -176,6 +190,7 @@ impl NodeConfig {
             uplink_io: read.parsed("uplinkIo", "auto", values::uplink_io),
             workers: read.parsed("workers", "1", values::workers),
             pod_port: read.parsed("podInterface", "tun", values::pod_port),
+            cores: read.parsed("cores", "auto", values::cores),
             notices: Vec::new(),
             settings: Vec::new(),
             lib_dir,

@@ -97,6 +97,7 @@ settings! {
     uplinks, "uplinks", "uplinks", "VROUTER_UPLINKS", "NAMES", "Interfaces that are uplinks whatever the routes say";
     uplink_io, "uplinkIo", "uplink-io", "VROUTER_UPLINK_IO", "HOW", "auto, xdp, xdp-generic or packet";
     workers, "workers", "workers", "VROUTER_WORKERS", "NUMBER", "How many workers move packets";
+    cores, "cores", "cores", "VROUTER_CORES", "WHICH", "The cores the workers are pinned to: auto, none, or numbers (2,3)";
     pod_interface, "podInterface", "pod-interface", "VROUTER_POD_INTERFACE", "WHAT", "tun or veth";
 }
 

@@ -105,6 +105,7 @@ fn variants_of_values() {
     assert_eq!(with(&[("NO_DEFAULT_POOLS", "true")]).default_pool, None);
     assert_eq!(with(&[("FELIX_IPINIPMTU", "0")]).ipip_mtu, None);
     assert_eq!(with(&[("VROUTER_POD_INTERFACE", "veth")]).pod_port, PodPort::Veth);
+    assert_eq!(with(&[("VROUTER_CORES", "2, 3")]).cores, Cores::These(vec![2, 3]));
     assert_eq!(with(&[("VROUTER_UPLINK_IO", "packet")]).uplink_io, UplinkIo::Packet);
     assert_eq!(with(&[("VROUTER_UPLINKS", "eth0, eth1")]).uplinks, ["eth0", "eth1"]);
     let hashed =
@@ -195,6 +196,7 @@ fn wrong_values_are_named_with_what_would_be_right() {
         ("VROUTER_UPLINK_IO", "dpdk", "xdp-generic"),
         ("VROUTER_UPLINKS", "eth0,an interface", "no interface's name"),
         ("VROUTER_POD_INTERFACE", "tap", "tun or veth"),
+        ("VROUTER_CORES", "2,x", "core numbers"),
     ] {
         let errors = errors(&[(name, value)]);
         assert_eq!(errors.len(), 1, "{errors:?}");

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
 use super::{
-    AddressSource, ConfigError, PodPort,
+    AddressSource, ConfigError, Cores, PodPort,
     sources::{Fallback, Reader},
 };
 use crate::{
@@ -191,6 +191,19 @@ pub(super) fn workers(text: &str) -> Parsed<usize> {
     number.ok_or_else(|| wrong(format!("write a number between 1 and {MOST_WORKERS}")))
 }
 
+pub(super) fn cores(text: &str) -> Parsed<Cores> {
+    match text {
+        "auto" => return Ok(Cores::Auto),
+        "none" => return Ok(Cores::Unpinned),
+        _ => {}
+    }
+    let numbers = text.split(',').map(|number| number.trim().parse().ok());
+    match numbers.collect::<Option<Vec<usize>>>() {
+        Some(list) if !list.is_empty() => Ok(Cores::These(list)),
+        _ => Err(wrong("write auto, none, or core numbers with commas between them (2,3)")),
+    }
+}
+
 pub(super) fn pod_port(text: &str) -> Parsed<PodPort> {
     match text {
         "tun" => Ok(PodPort::Tun),
@@ -234,6 +247,7 @@ macro_rules! fallbacks {
 
 fallbacks! {
     () => (),
+    Cores => Cores::Auto,
     bool => false,
     usize => 1,
     String => String::new(),
