@@ -244,6 +244,17 @@ impl Control {
         true
     }
 
+    /// Lets go of a port whose pod is gone: our descriptors would keep its namespace alive. The
+    /// record and the address stay until the runtime's DEL.
+    pub(super) fn netns_gone(&mut self, record: &Record) {
+        // The name may be a new sandbox's by now.
+        let same = self.workloads.get(&record.port).is_some_and(|w| w.record.netns == record.netns);
+        if same && self.detach(&record.port) {
+            tracing::warn!(port = %record.port, netns = %record.netns.display(), "a pod's namespace is gone: its port is closed");
+            self.keeper.release(&format!("tun:{}", record.port));
+        }
+    }
+
     /// A queue reported that its device is gone or broken.
     pub(super) fn port_closed(&mut self, port: PortId, error: QueueError) {
         let Some(name) = self.ports.get(port).map(|p| p.name.clone()) else { return };

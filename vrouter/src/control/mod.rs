@@ -232,6 +232,7 @@ impl Control {
             Event::Detach(detach) => {
                 let _ = detach.reply.send(self.detach(&detach.port));
             }
+            Event::NetnsGone(record) => self.netns_gone(&record),
             Event::Operator(request, reply) => {
                 let _ = reply.send(self.operator(request));
             }
