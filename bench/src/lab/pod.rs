@@ -169,7 +169,8 @@ impl Pod {
     /// Runs `command` for this pod; what the plugin printed. Fails with its message when it does.
     pub fn run(&self, command: &str) -> anyhow::Result<Value> {
         let mut config = self.runtime.config();
-        if let (Some(fields), Value::Object(different)) = (config.as_object_mut(), &self.different) {
+        if let (Some(fields), Value::Object(different)) = (config.as_object_mut(), &self.different)
+        {
             fields.extend(different.clone());
         }
         if command != "ADD" {

@@ -19,9 +19,9 @@ const IPV6: u16 = 0x86dd;
 /// Sends `bytes` out of `interface` as they are: a frame from its Ethernet header on, or, on an
 /// interface without link-layer header (a TUN), an IP packet.
 pub fn send(netns: &Netns, interface: &str, bytes: &[u8]) -> anyhow::Result<()> {
-    netns.enter(|| send_here(interface, bytes))?.with_context(|| {
-        format!("{}: sending {} bytes by {interface}", netns.short(), bytes.len())
-    })
+    netns
+        .enter(|| send_here(interface, bytes))?
+        .with_context(|| format!("{}: sending {} bytes by {interface}", netns.short(), bytes.len()))
 }
 
 fn send_here(interface: &str, bytes: &[u8]) -> anyhow::Result<()> {

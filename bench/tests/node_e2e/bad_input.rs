@@ -74,7 +74,7 @@ fn raises(site: &Site, reason: &str, send: impl FnOnce()) {
     *expected.entry(reason.to_owned()).or_default() += 1;
     retry(PATIENCE, format!("the drop {reason}"), || {
         let now = without_noise(site.drops(0));
-        anyhow::ensure!(now != before, "nothing was counted");
+        anyhow::ensure!(now != before, "nothing was counted beyond {now:?}");
         Ok(())
     })
     .expect("a drop");
@@ -175,14 +175,14 @@ fn ethernet(destination: [u8; 6], source: [u8; 6]) -> Vec<u8> {
     [&destination[..], &source, &[0x08, 0x00]].concat()
 }
 
-/// Sends an IPv4 packet from a machine on the bridge to the first node, raw.
+/// Sends an IPv4 packet to the first node, raw, in a frame as a machine on the bridge sends it.
 fn to_first_node(site: &Site, from: &Netns, bytes: &[u8]) {
-    let link = |netns: &Netns| {
-        mac_after(&netns.ip("-o link show dev eth0").expect("eth0"), "link/ether")
-    };
-    let mut frame = ethernet(link(&site.hosts[0]), link(from));
+    let mac =
+        |netns: &Netns| mac_after(&netns.ip("-o link show dev eth0").expect("eth0"), "link/ether");
+    let mut frame = ethernet(mac(&site.hosts[0]), mac(from));
     frame.extend(bytes);
-    raw::send(from, "eth0", &frame).expect("it is sent");
+    // By the wire itself: a bridge may drop what is malformed before the node sees it.
+    raw::send(&site.switch, "p1", &frame).expect("it is sent");
 }
 
 #[test]
@@ -199,10 +199,7 @@ fn from_the_network() {
     let cases = [
         ("tunnel-nested", tunnel(&good)),
         ("tunnel-inner", tunnel(&spoilt(inner.clone(), 0, 0x65))),
-        (
-            "tunnel-inner-local",
-            tunnel(&packet((own, own), IpNumber::UDP, &udp(64), as_is)),
-        ),
+        ("tunnel-inner-local", tunnel(&packet((own, own), IpNumber::UDP, &udp(64), as_is))),
         (
             "tunnel-fragment",
             packet((node2, node1), IpNumber::IPV4, &inner[..88], fragment(0, true, 7)),

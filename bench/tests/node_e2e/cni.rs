@@ -2,9 +2,9 @@
 
 use std::thread;
 
+use bench::lab::Netns;
 use bench::lab::pod::{Answer, Call, Runtime};
 use bench::lab::wait::retry;
-use bench::lab::Netns;
 use serde_json::{Value, json};
 
 use super::setup::{NAMESPACE, PATIENCE, POOL, Site, assert_ping};
@@ -109,7 +109,8 @@ fn add_check_and_del_as_often_as_one_likes() {
 fn a_new_sandbox_of_a_pod_replaces_the_old_one() {
     let site = Site::start(1, &[]);
     let other = site.pod(0, "other");
-    let (old_netns, new_netns) = (site.lab.netns("old").expect("a"), site.lab.netns("new").expect("a"));
+    let (old_netns, new_netns) =
+        (site.lab.netns("old").expect("a"), site.lab.netns("new").expect("a"));
     let old = Sandbox::new(&site, &old_netns, "a", "c0ffee02");
     let new = Sandbox::new(&site, &new_netns, "a", "c0ffee03");
     old.add();

@@ -71,7 +71,9 @@ fn bad_objects_are_refused_by_apply() {
     let site = Site::start(1, &[]);
     let before = site.nodes[0].ctl(&["get", "ippool"]).expect("pools");
     let pool = |spec: &str| {
-        format!("apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: x}}\nspec: {spec}\n")
+        format!(
+            "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: x}}\nspec: {spec}\n"
+        )
     };
     let cases = [
         (pool("{cidr: 172.31.64.0/18}"), vec!["spec.cidr", "pool-v4", "manifest-"]),

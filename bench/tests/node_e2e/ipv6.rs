@@ -90,5 +90,9 @@ fn too_big_is_told() {
     assert_eq!(result.received, 0, "{}", result.text);
     assert!(result.text.contains("Packet too big: mtu=1300"), "{}", result.text);
     let result = large.run(a.netns(), b.ip()).expect("ping runs");
-    assert!(result.text.contains("mtu = 1300") || result.text.contains("mtu=1300"), "{}", result.text);
+    assert!(
+        result.text.contains("mtu = 1300") || result.text.contains("mtu=1300"),
+        "{}",
+        result.text
+    );
 }

@@ -12,5 +12,7 @@ mod pod_ports;
 mod policy;
 mod restart;
 mod setup;
+mod underlay;
 mod uplinks;
+mod watching;
 mod workers;

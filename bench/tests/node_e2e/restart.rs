@@ -7,7 +7,7 @@ use std::time::Duration;
 use bench::lab::pod::{Call, Runtime};
 use bench::lab::traffic::{TcpEcho, TcpStreamer, connect};
 use bench::lab::wait::retry;
-use bench::lab::{Netns, Pod};
+use bench::lab::{Netns, Pod, link};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
@@ -142,5 +142,28 @@ fn a_node_killed_while_it_adds_leaks_nothing() {
         assert!(netns.ip("link show dev eth0").is_err(), "eth0 is still there");
         assert_eq!(usage(&site), before, "killed after {milliseconds} ms");
     }
+    assert_ping(&site.hosts[0], a.ip());
+}
+
+#[test]
+fn a_namespace_that_vanishes_is_let_go() {
+    let site = Site::start(1, &[]);
+    let (a, b) = (site.pod(0, "a"), site.pod(0, "b"));
+    // A wire into it, which ends when it does.
+    link::veth((&site.hosts[0], "canary"), (b.netns(), "canary")).expect("a wire");
+    b.netns().delete().expect("it vanishes");
+    retry(PATIENCE, "the port to be closed", || {
+        let ports = site.nodes[0].ctl_json(&["show", "interfaces"])?.to_string();
+        anyhow::ensure!(ports.contains("e2e/a") && !ports.contains("e2e/b"), "{ports}");
+        Ok(())
+    })
+    .expect("closed");
+    // Neither the node nor its holder keeps it alive.
+    retry(PATIENCE, "the namespace to end", || {
+        anyhow::ensure!(!link::exists(&site.hosts[0], "canary"), "it lives on");
+        Ok(())
+    })
+    .expect("ended");
+    b.detach().expect("DEL");
     assert_ping(&site.hosts[0], a.ip());
 }

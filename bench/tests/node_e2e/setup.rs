@@ -217,7 +217,8 @@ pub(crate) fn until_no_tcp(from: &Netns, target: SocketAddr) {
 
 /// One datagram of `length` bytes is echoed.
 pub(crate) fn udp_echoed(from: &Netns, target: SocketAddr, length: usize) -> bool {
-    let any: SocketAddr = if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("any");
+    let any: SocketAddr =
+        if target.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("any");
     let socket = from.enter(|| std::net::UdpSocket::bind(any)).expect("inside").expect("a socket");
     socket.set_read_timeout(Some(SILENCE)).expect("set");
     let data: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
