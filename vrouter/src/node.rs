@@ -14,6 +14,7 @@ use crate::datastore::{self, Datastore, FileStore, WatchEvent};
 use crate::host::autodetect::{self, Lookups};
 use crate::host::monitor::Monitor;
 use crate::host::netlink::{Family, Netlink};
+use crate::host::netns::NetNs;
 use crate::host::state::KernelState;
 use crate::ipam::Ipam;
 use anyhow::Context;
@@ -31,7 +32,10 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How often it is looked after what tells nobody when it ends.
+const CARE: Duration = Duration::from_secs(2);
 
 /// Runs the node until it is told to stop.
 pub fn run(config: NodeConfig) -> anyhow::Result<()> {
@@ -102,9 +106,28 @@ pub fn run(config: NodeConfig) -> anyhow::Result<()> {
     let records = Records::open(&config.run_dir)?;
     control.take_over(&records)?;
     let cni = serve(&config, &store, &keeper, records, &sender)?;
+    look_after(keeper, Records::open(&config.run_dir)?, sender)?;
     let outcome = control.run();
     drop((cni, watch));
     outcome
+}
+
+/// Looks, every now and then, after what tells nobody when it ends: the holder, and the namespaces
+/// of pods that nobody detached.
+fn look_after(keeper: Arc<Keeper>, records: Records, sender: Sender<Event>) -> anyhow::Result<()> {
+    thread::Builder::new().name("caretaker".into()).spawn(move || {
+        loop {
+            thread::sleep(CARE);
+            keeper.look_after();
+            for record in records.all().unwrap_or_default() {
+                let gone = NetNs::open(&record.netns).is_err_and(|error| error.is_gone());
+                if gone && sender.send(Event::NetnsGone(Box::new(record))).is_err() {
+                    return;
+                }
+            }
+        }
+    })?;
+    Ok(())
 }
 
 /// One router per run directory.

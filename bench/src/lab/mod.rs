@@ -35,6 +35,7 @@ pub mod netns;
 pub mod node;
 pub mod pod;
 pub mod process_in;
+pub mod raw;
 pub mod tools;
 pub mod traffic;
 pub mod wait;

@@ -119,6 +119,7 @@ pub struct Pod {
     runtime: Runtime,
     container: String,
     arguments: String,
+    different: Value,
     result: Value,
     address: IpAddr,
 }
@@ -132,6 +133,17 @@ impl Pod {
         namespace: &str,
         name: &str,
     ) -> anyhow::Result<Self> {
+        Self::attach_with(node, netns, (namespace, name), Value::Null)
+    }
+
+    /// As [`Pod::attach`], as the pod `(namespace, name)`, with fields of the network configuration
+    /// that differ from [`Runtime::config`].
+    pub fn attach_with(
+        node: &VrouterNode,
+        netns: &Netns,
+        (namespace, name): (&str, &str),
+        different: Value,
+    ) -> anyhow::Result<Self> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let container = format!("{:08x}{number:056x}", std::process::id());
         let arguments = format!(
@@ -144,6 +156,7 @@ impl Pod {
             runtime,
             container,
             arguments,
+            different,
             result: Value::Null,
             address: IpAddr::from([0, 0, 0, 0]),
         };
@@ -156,6 +169,10 @@ impl Pod {
     /// Runs `command` for this pod; what the plugin printed. Fails with its message when it does.
     pub fn run(&self, command: &str) -> anyhow::Result<Value> {
         let mut config = self.runtime.config();
+        if let (Some(fields), Value::Object(different)) = (config.as_object_mut(), &self.different)
+        {
+            fields.extend(different.clone());
+        }
         if command != "ADD" {
             config["prevResult"] = self.result.clone();
         }
@@ -191,6 +208,16 @@ impl Pod {
         &self.netns
     }
 
+    /// All its addresses.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        addresses(&self.result)
+    }
+
+    /// `CNI_ARGS`.
+    pub fn arguments(&self) -> &str {
+        &self.arguments
+    }
+
     /// `CNI_CONTAINERID`.
     pub fn container(&self) -> &str {
         &self.container
@@ -204,8 +231,13 @@ impl Pod {
 
 /// The first address of a CNI result of version 0.3 or later.
 fn first_address(result: &Value) -> Option<IpAddr> {
-    let text = result.pointer("/ips/0/address")?.as_str()?;
-    text.split('/').next()?.parse().ok()
+    addresses(result).first().copied()
+}
+
+fn addresses(result: &Value) -> Vec<IpAddr> {
+    let ips = result["ips"].as_array().into_iter().flatten();
+    let address = |ip: &Value| ip["address"].as_str()?.split('/').next()?.parse().ok();
+    ips.filter_map(address).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What can wake the control loop? One closed list.
 
-use super::workloads::{Attach, Detach};
+use super::workloads::{Attach, Detach, Record};
 use crate::ctl::request::{Reply, Request};
 use crate::datastore::WatchEvent;
 use crate::host::monitor::KernelEvent;
@@ -20,6 +20,8 @@ pub enum Event {
     Attach(Box<Attach>),
     /// CNI: a pod's interface goes away.
     Detach(Detach),
+    /// A pod's network namespace is gone, though nobody has detached the pod.
+    NetnsGone(Box<Record>),
     /// An operator asks.
     Operator(Request, Sender<Reply>),
     /// Packets wait in the punt ring.

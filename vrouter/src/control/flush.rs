@@ -263,6 +263,17 @@ impl Control {
         self.router.detach(port, DETACH_PATIENCE);
     }
 
+    /// Lets go of a port whose pod is gone: our descriptors would keep its namespace alive. The
+    /// record and the address stay until the runtime's DEL.
+    pub(super) fn netns_gone(&mut self, record: &Record) {
+        // The name may be a new sandbox's by now.
+        let same = self.workloads.get(&record.port).is_some_and(|w| w.record.netns == record.netns);
+        if same && self.detach(&record.port) {
+            tracing::warn!(port = %record.port, netns = %record.netns.display(), "a pod's namespace is gone: its port is closed");
+            self.keeper.release(&format!("tun:{}", record.port));
+        }
+    }
+
     /// Asks the kernel to keep the neighbours resolved that next hops need.
     fn follow_neighbours(&mut self) {
         let wanted = self.routing.resolved().neighbours.clone();

@@ -45,7 +45,7 @@ use slowpath::punt::Answerer;
 use slowpath::rib::fib::Routing;
 use slowpath::rib::next_hop::Topology;
 use slowpath::rib::table::{Source, Via};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use workloads::AttachError;
@@ -143,7 +143,7 @@ pub struct Control {
     neighbours: BTreeSet<(u32, std::net::IpAddr)>,
     waiting: Vec<Waiting>,
     gone_addresses: Vec<std::net::IpAddr>,
-    refused: BTreeMap<String, String>,
+    refused: BTreeSet<String>,
     dirty: Dirty,
     started: Instant,
     generation: Generation,
@@ -198,7 +198,7 @@ impl Control {
             neighbours: BTreeSet::new(),
             waiting: Vec::new(),
             gone_addresses: Vec::new(),
-            refused: BTreeMap::new(),
+            refused: BTreeSet::new(),
             dirty: Dirty { kernel: true, ..Dirty::default() },
             started: now,
             generation: Generation::default(),
@@ -249,6 +249,7 @@ impl Control {
             Event::Detach(detach) => {
                 let _ = detach.reply.send(self.detach(&detach.port));
             }
+            Event::NetnsGone(record) => self.netns_gone(&record),
             Event::Operator(request, reply) => {
                 let _ = reply.send(self.operator(request));
             }
@@ -260,10 +261,7 @@ impl Control {
 
     fn datastore(&mut self, event: WatchEvent) {
         match event {
-            WatchEvent::Upsert(resource) => {
-                self.refused.remove(&resource.key().to_string());
-                self.learn(&resource);
-            }
+            WatchEvent::Upsert(resource) => self.learn(&resource),
             WatchEvent::Delete(key) => {
                 if let Some(gone) = self.world.remove(&key) {
                     self.concern(key.kind);
@@ -279,7 +277,10 @@ impl Control {
             }
             WatchEvent::Refused(refusal) => {
                 tracing::error!("{refusal}");
-                self.refused.insert(refusal.to_string(), refusal.to_string());
+                self.refused.insert(refusal.to_string());
+            }
+            WatchEvent::Mended(refusal) => {
+                self.refused.remove(&refusal.to_string());
             }
             WatchEvent::Warned(warning) => tracing::warn!("{warning}"),
             WatchEvent::Lost(error) => {

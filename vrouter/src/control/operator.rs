@@ -57,7 +57,7 @@ impl Control {
     }
 
     fn notes(&self) -> Vec<String> {
-        self.refused.values().cloned().chain(self.bgp.notes.iter().cloned()).collect()
+        self.refused.iter().cloned().chain(self.bgp.notes.iter().cloned()).collect()
     }
 
     fn interfaces(&self) -> Value {

@@ -52,6 +52,8 @@ pub enum WatchEvent {
     Synced,
     /// Something that was written is not in force; what was in force before it stays.
     Refused(Refusal),
+    /// What was refused is so no more: it was mended, or taken away.
+    Mended(Refusal),
     /// Something that was written is in force but does less than it says.
     Warned(Warning),
     /// The datastore can't be read. The last state stays in force, and events go on when it can be read again.

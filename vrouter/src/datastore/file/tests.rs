@@ -298,6 +298,7 @@ fn a_watch_tells_what_is_there_and_every_change() {
         !seen.iter().any(|event| matches!(event, WatchEvent::Refused(_))),
         "told once: {seen:?}"
     );
+    until(&events, |event| matches!(event, WatchEvent::Mended(_)));
     fs::remove_dir_all(dir.path().join("new")).unwrap();
     until(&events, |event| matches!(event, WatchEvent::Delete(gone) if *gone == key("b")));
 }

@@ -128,6 +128,9 @@ impl Watcher {
         for refusal in changes.refused.difference(&self.refused) {
             (self.sink)(WatchEvent::Refused(refusal.clone()));
         }
+        for refusal in self.refused.difference(&changes.refused) {
+            (self.sink)(WatchEvent::Mended(refusal.clone()));
+        }
         for warning in changes.warned.difference(&self.warned) {
             (self.sink)(WatchEvent::Warned(warning.clone()));
         }
