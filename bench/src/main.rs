@@ -1,6 +1,7 @@
 //! The harness's command line: which scenario runs?
 
 mod demo;
+mod throughput;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,8 @@ enum Command {
     Demo(demo::Options),
     /// Remove what `demo --keep` left, and what killed runs could not remove.
     DemoClean,
+    /// Measure what two nodes carry between their pods, and what it costs their workers.
+    Throughput(throughput::Options),
 }
 
 fn main() -> ExitCode {
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
             demo::clean();
             Ok(true)
         }
+        Command::Throughput(options) => throughput::run(&options),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -26,7 +26,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 fn memory_port(port: PortId) -> (MemoryDevice, Box<dyn Queue>) {
     let ethernet = port == UPLINK || port == POD_C;
     let framing = if ethernet { Framing::Ethernet } else { Framing::Ip };
-    let whole = Abilities { checksum: true, tcp_segmentation: true, udp_segmentation: true };
+    let whole = Abilities {
+        checksum: true,
+        tcp_segmentation: true,
+        udp_segmentation: true,
+        tunnel_segmentation: false,
+    };
     let abilities = if ethernet { Abilities::default() } else { whole };
     let config = MemoryConfig { port, framing, abilities, ..MemoryConfig::default() };
     let (device, queue) = memory::pair(config);

@@ -1,7 +1,9 @@
 //! What do the device tests send? Frames of every kind that an uplink sees.
 
 use etherparse::PacketBuilder;
-use fastpath::packet::Packet;
+use fastpath::packet::{Gso, Offload, Packet};
+use fastpath::wire::headers::{self, Headers};
+use fastpath::wire::{checksum, ether, ipip};
 use std::net::Ipv4Addr;
 
 pub(crate) const ROUTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -43,6 +45,35 @@ pub(crate) fn ipip(mac: [u8; 6], source: Ipv4Addr, destination: Ipv4Addr) -> Vec
         .write(&mut frame, etherparse::IpNumber::IPV4, inner)
         .expect("fits");
     frame
+}
+
+/// Nine thousand bytes of TCP from a pod to another, to be cut at 1400, in a frame (and a tunnel);
+/// the headers are the pods' packet's own.
+pub(crate) fn tcp_super_packet(tunnelled: bool) -> (Packet, Headers) {
+    let mut bytes = Vec::new();
+    PacketBuilder::ipv4(POD.octets(), [10, 66, 1, 9], 63)
+        .tcp(4_000, 80, 77, 1_024)
+        .ack(5)
+        .psh()
+        .write(&mut bytes, &(0..=250).cycle().take(9_000).collect::<Vec<u8>>())
+        .expect("fits");
+    let headers = headers::parse(&bytes).expect("a packet");
+    let sum = checksum::pseudo(&headers, checksum::l4_total(&headers));
+    bytes[36..38].copy_from_slice(&sum.to_be_bytes());
+    let mut packet = Packet::from_bytes(&bytes);
+    *packet.offload_mut() = Offload {
+        needs_checksum: true,
+        gso: Gso::Tcp4,
+        gso_size: 1_400,
+        header_len: 40,
+        csum_start: 20,
+        csum_offset: 16,
+    };
+    if tunnelled {
+        ipip::encapsulate(&mut packet, ROUTER, NODE, 99).expect("headroom");
+    }
+    ether::push(&mut packet, PEER_MAC, [2, 0, 0, 0, 0, 1], ether::IPV4).expect("headroom");
+    (packet, headers)
 }
 
 /// A frame with a VLAN tag in front of its type.

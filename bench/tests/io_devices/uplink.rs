@@ -1,6 +1,8 @@
 //! Do all forms of an uplink take the same packets, leave the rest to the kernel, and let go?
 
-use crate::frames::{NODE, POD, ROUTER, STRANGER, bytes, ipip, tagged, udp, udp6};
+use crate::frames::{
+    NODE, POD, ROUTER, STRANGER, bytes, ipip, tagged, tcp_super_packet, udp, udp6,
+};
 use crate::net::{Driver, Netns};
 use fastpath::batch::Batch;
 use fastpath::io::netdev::Netdev;
@@ -12,7 +14,8 @@ use fastpath::io::uplink::{
 };
 use fastpath::io::xdp::XdpQueue;
 use fastpath::io::{Framing, QueueError};
-use fastpath::packet::{Gso, Packet, PortId};
+use fastpath::packet::{Gso, Packet, Pool, PortId};
+use fastpath::wire::gso;
 use nix::sys::socket::{setsockopt, sockopt::UdpGsoSegment};
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -216,6 +219,36 @@ fn every_form_sends_whole_batches() {
         let mut seen = bytes(&peer.drain(200));
         seen.retain(|frame| frame[12..14] == [8, 0]);
         assert_eq!(seen, sent_frames, "{mode:?}");
+    }
+}
+
+#[test]
+fn super_packets_leave_whole_in_tunnels_too_and_are_cut_as_we_would() {
+    for (io, mode) in FORMS {
+        for tunnelled in [false, true] {
+            let link = Link::new("whole");
+            let (mut router, _control, _) = link.open(io, sets());
+            let abilities = router.queue.abilities();
+            assert!(abilities.tcp_segmentation && abilities.tunnel_segmentation, "{mode:?}");
+            // The link's end cuts and sums, so that what arrives is what a wire would carry.
+            let cut = "ethtool -K up0 tx off sg off tso off gso off tx-ipxip4-segmentation off";
+            assert!(link.router.succeeds(cut));
+            let mut peer = link.peer_queue();
+            let (whole, headers) = tcp_super_packet(tunnelled);
+            let (mut pool, mut expected) = (Pool::new(16), Vec::new());
+            let mut keep = |piece: Packet| expected.push(piece.bytes().to_vec());
+            let pieces = gso::segment(&whole, &headers, 1500, &mut pool, &mut keep);
+            assert_eq!(pieces, Ok(7));
+            let len = whole.len();
+            let single = udp([2, 0, 0, 0, 0, 2], NODE, 9);
+            let mut batch = Batch::from_iter([Packet::from_bytes(&single), whole]);
+            let sent = router.queue.transmit(&mut router.pool, &mut batch);
+            assert_eq!((sent.packets, sent.bytes, sent.refused), (2, single.len() + len, 0));
+            let mut seen = bytes(&peer.drain(200));
+            seen.retain(|frame| frame[12..14] == [8, 0]);
+            expected.insert(0, single);
+            assert_eq!(seen, expected, "{mode:?}, tunnelled: {tunnelled}");
+        }
     }
 }
 

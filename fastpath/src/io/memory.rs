@@ -34,7 +34,12 @@ impl Default for MemoryConfig {
         Self {
             port: PortId::default(),
             framing: Framing::Ip,
-            abilities: Abilities { checksum: true, tcp_segmentation: true, udp_segmentation: true },
+            abilities: Abilities {
+                checksum: true,
+                tcp_segmentation: true,
+                udp_segmentation: true,
+                tunnel_segmentation: false,
+            },
             capacity: 1_024,
             discard: false,
             replay: false,

@@ -26,6 +26,7 @@ pub enum Framing {
 }
 
 /// What a device can be asked to do on transmission; what it can't, egress does beforehand.
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that a device does or not")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Abilities {
     /// Finishes partial checksums ([`crate::packet::Offload::needs_checksum`]).
@@ -34,6 +35,8 @@ pub struct Abilities {
     pub tcp_segmentation: bool,
     /// Takes UDP super-packets.
     pub udp_segmentation: bool,
+    /// Takes TCP super-packets behind a tunnel's outer IPv4 header.
+    pub tunnel_segmentation: bool,
 }
 
 /// What became of a transmitted batch.

@@ -6,14 +6,15 @@ use super::vnet;
 use super::{Abilities, Framing, Queue, QueueError, Sent};
 use crate::batch::Batch;
 use crate::limits::BATCH;
-use crate::outcome::DropReason;
 use crate::packet::{Packet, Pool, PortId};
-use arrayvec::ArrayVec;
 use nix::errno::Errno;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType};
+use sender::PacketSender;
 use std::ffi::{c_int, c_uint};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::{io, mem, ptr};
+
+pub(super) mod sender;
 
 /// Bytes the kernel may keep for us in each direction: some hundred super-packets.
 const BUFFER: c_int = 8 << 20;
@@ -27,7 +28,7 @@ const SO_ATTACH_BPF: c_int = 50;
 pub struct PacketQueue {
     port: PortId,
     rx: OwnedFd,
-    tx: OwnedFd,
+    sender: PacketSender,
     down: bool,
 }
 
@@ -39,6 +40,15 @@ impl PacketQueue {
     /// # Errors
     /// What the kernel said: `EPERM` without `CAP_NET_RAW`, `ENODEV` without such an interface.
     pub fn open(port: PortId, index: u32, filter: Option<BorrowedFd<'_>>) -> io::Result<Self> {
+        Self::with_sender(port, index, filter, PacketSender::open(index, None)?)
+    }
+
+    pub(super) fn with_sender(
+        port: PortId,
+        index: u32,
+        filter: Option<BorrowedFd<'_>>,
+        sender: PacketSender,
+    ) -> io::Result<Self> {
         let rx = raw_socket()?;
         set(&rx, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)?;
         if let Some(filter) = filter {
@@ -47,10 +57,7 @@ impl PacketQueue {
         set(&rx, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, BUFFER)?;
         // Bound last, so that nothing comes that the filter has not seen.
         bind(&rx, index, (libc::ETH_P_ALL as u16).to_be())?;
-        let tx = raw_socket()?;
-        set(&tx, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, BUFFER)?;
-        bind(&tx, index, 0)?;
-        Ok(Self { port, rx, tx, down: false })
+        Ok(Self { port, rx, sender, down: false })
     }
 
     /// Is the interface deleted? The kernel unbinds the socket then (index -1).
@@ -108,7 +115,7 @@ impl Queue for PacketQueue {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities { checksum: true, tcp_segmentation: true, udp_segmentation: true }
+        self.sender.abilities()
     }
 
     fn readable_fd(&self) -> Option<RawFd> {
@@ -153,48 +160,7 @@ impl Queue for PacketQueue {
     }
 
     fn transmit(&mut self, pool: &mut Pool, batch: &mut Batch) -> Sent {
-        let mut sent = Sent::default();
-        let mut ready: Batch = ArrayVec::new();
-        for mut packet in batch.drain(..) {
-            let header = vnet::encode(packet.offload());
-            if let Some(room) = packet.push_front(vnet::LEN) {
-                room.copy_from_slice(&header);
-                ready.push(packet);
-            } else {
-                (sent.refused, sent.reason) = (sent.refused + 1, Some(DropReason::NoHeadroom));
-                pool.give(packet);
-            }
-        }
-        let mut at = 0;
-        while at < ready.len() {
-            match send_batch(self.tx.as_fd(), &mut ready[at..]) {
-                Ok(n) => {
-                    sent.packets += n;
-                    sent.bytes +=
-                        ready[at..at + n].iter().map(|p| p.len() - vnet::LEN).sum::<usize>();
-                    at += n;
-                }
-                Err(Errno::EINTR) => {}
-                Err(errno) => {
-                    // The error belongs to the first of them; the rest gets its own try.
-                    (sent.refused, sent.reason) = (sent.refused + 1, Some(refusal(errno)));
-                    at += 1;
-                }
-            }
-        }
-        for packet in ready {
-            pool.give(packet);
-        }
-        sent
-    }
-}
-
-fn refusal(errno: Errno) -> DropReason {
-    match errno {
-        Errno::EAGAIN | Errno::ENOBUFS => DropReason::QueueFull,
-        Errno::EMSGSIZE => DropReason::MtuExceeded,
-        Errno::ENXIO | Errno::ENODEV => DropReason::PortGone,
-        _ => DropReason::DeviceError,
+        self.sender.transmit(pool, batch)
     }
 }
 
@@ -230,25 +196,6 @@ fn receive_batch(
         *length = if cut { 0 } else { message.msg_len as usize };
     }
     Ok(received.unsigned_abs() as usize)
-}
-
-/// Sends packets that begin with their header; how many were taken.
-fn send_batch(fd: BorrowedFd<'_>, packets: &mut [Packet]) -> Result<usize, Errno> {
-    let mut parts = [NO_PART; BATCH];
-    let mut messages = no_messages();
-    for ((packet, part), message) in packets.iter_mut().zip(&mut parts).zip(&mut messages) {
-        let bytes = packet.bytes_mut();
-        *part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-        message.msg_hdr.msg_iov = part;
-        message.msg_hdr.msg_iovlen = 1;
-    }
-    let count = packets.len().min(BATCH) as c_uint;
-    // SAFETY: the first `count` messages point to one part each, the parts to the packets' bytes,
-    // and all of them live during the call.
-    let sent = Errno::result(unsafe {
-        libc::sendmmsg(fd.as_raw_fd(), messages.as_mut_ptr(), count, libc::MSG_DONTWAIT)
-    })?;
-    Ok(sent.unsigned_abs() as usize)
 }
 
 const NO_PART: libc::iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };

@@ -7,6 +7,7 @@
  *   choose      socket filter: the router's packets into a packet socket
  *   shadow      ingress hook beside such a socket: the kernel drops its own copy of them
  *   shadow_all  the same on a pod's veth
+ *   tunnel      egress hook: TCP super-packets of the router's leave in a tunnel whole
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -207,4 +208,37 @@ int shadow_all(struct __sk_buff *buffer)
 {
 	count(TAKEN);
 	return TC_ACT_SHOT;
+}
+
+/* What the router's sender sets on its packets (io/packet_socket/sender.rs). */
+#define SENDER_MARK 0x76526f75
+#define SENDER_PRIORITY 0x74657200
+
+/*
+ * An offload header can't say that a super-packet is in a tunnel, so the sender hands it over as
+ * if its outer header were none of the kernel's business. Here that header is taken off and put on
+ * again in the way that makes the kernel repeat it in front of every segment.
+ */
+SEC("tcx/egress")
+int tunnel(struct __sk_buff *buffer)
+{
+	struct iphdr outer;
+	__u64 fixed = BPF_F_ADJ_ROOM_FIXED_GSO;
+
+	if (buffer->mark != SENDER_MARK || buffer->priority != SENDER_PRIORITY)
+		return TC_ACT_UNSPEC;
+	buffer->mark = 0;
+	buffer->priority = 0;
+	if (!buffer->gso_size || buffer->protocol != bpf_htons(ETH_P_IP))
+		return TC_ACT_UNSPEC;
+	if (bpf_skb_load_bytes(buffer, ETH_HLEN, &outer, sizeof(outer)))
+		return TC_ACT_SHOT;
+	if (outer.protocol != IPPROTO_IPIP)
+		return TC_ACT_UNSPEC;
+	if (bpf_skb_adjust_room(buffer, -(int)sizeof(outer), BPF_ADJ_ROOM_MAC, fixed) ||
+	    bpf_skb_adjust_room(buffer, sizeof(outer), BPF_ADJ_ROOM_MAC,
+				fixed | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4) ||
+	    bpf_skb_store_bytes(buffer, ETH_HLEN, &outer, sizeof(outer), 0))
+		return TC_ACT_SHOT;
+	return TC_ACT_UNSPEC;
 }

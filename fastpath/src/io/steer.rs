@@ -104,6 +104,17 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
+/// Lets TCP super-packets leave by an interface behind a tunnel's header: attaches the program that
+/// tells the kernel what it can't be told by an offload header. It stays attached as long as the
+/// link's descriptor lives.
+///
+/// # Errors
+/// What the kernel said; before Linux 6.6 there is no such place for programs.
+pub(super) fn attach_tunnels(index: u32) -> io::Result<OwnedFd> {
+    let object = Object::load(&[c"tunnel"]).map_err(|(error, _)| error)?;
+    bpf::attach(object.program(c"tunnel")?.as_fd(), index, Place::Egress)
+}
+
 /// The program on one interface and its sets. It stays attached as long as this value, or a copy
 /// of its link's descriptor in any process, lives; the kernel takes it off when the last is gone.
 pub struct Steer {

@@ -85,7 +85,12 @@ impl Queue for TunQueue {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities { checksum: true, tcp_segmentation: true, udp_segmentation: true }
+        Abilities {
+            checksum: true,
+            tcp_segmentation: true,
+            udp_segmentation: true,
+            tunnel_segmentation: false,
+        }
     }
 
     fn receives(&self) -> bool {

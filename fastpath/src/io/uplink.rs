@@ -4,7 +4,8 @@
 use super::Queue;
 use super::netdev::Netdev;
 use super::packet_socket::PacketQueue;
-use super::steer::{Steer, SteerCounters, SteerError, Take, UplinkMode};
+use super::packet_socket::sender::PacketSender;
+use super::steer::{self, Steer, SteerCounters, SteerError, Take, UplinkMode};
 use super::xdp::{self, XdpError, XdpQueue};
 use crate::packet::PortId;
 use ipnet::IpNet;
@@ -12,6 +13,7 @@ use nft::NftDrop;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 pub mod nft;
 
@@ -336,10 +338,29 @@ impl Opening {
         }
     }
 
-    fn xdp_sockets(&self, queues: u32, steer: &Steer) -> Result<Vec<Box<dyn Queue>>, FormError> {
+    /// What sends super-packets whole: into tunnels as well, where the kernel can be told.
+    fn senders(&mut self, count: u32) -> io::Result<Vec<PacketSender>> {
+        let index = self.netdev.index();
+        let tunnels = match steer::attach_tunnels(index) {
+            Ok(link) => Some(Arc::new(link)),
+            Err(error) => {
+                self.notes.push(format!("packets are cut before they enter a tunnel: {error}"));
+                None
+            }
+        };
+        (0..count).map(|_| PacketSender::open(index, tunnels.clone())).collect()
+    }
+
+    fn xdp_sockets(
+        &mut self,
+        queues: u32,
+        steer: &Steer,
+    ) -> Result<Vec<Box<dyn Queue>>, FormError> {
+        let senders = self.senders(queues).map_err(FormError::Socket)?;
         let mut sockets: Vec<Box<dyn Queue>> = Vec::new();
-        for queue in 0..queues {
+        for (queue, sender) in (0..queues).zip(senders) {
             let socket = XdpQueue::open(self.port, self.netdev.name(), queue, self.mtu)?;
+            let socket = socket.with_sender(sender);
             steer.set_socket(queue, socket.as_fd())?;
             sockets.push(Box::new(socket));
         }
@@ -362,8 +383,9 @@ impl Opening {
                 }
             }
         };
-        let queue =
-            PacketQueue::open(self.port, index, steer.filter_fd()).map_err(FormError::Socket)?;
+        let sender = self.senders(1).map_err(FormError::Socket)?.remove(0);
+        let queue = PacketQueue::with_sender(self.port, index, steer.filter_fd(), sender)
+            .map_err(FormError::Socket)?;
         Ok((vec![Box::new(queue)], self.control(steer, nft, None)?))
     }
 

@@ -5,6 +5,7 @@
     reason = "frames are shared with the kernel: who owns which is ours to keep"
 )]
 
+use super::packet_socket::sender::PacketSender;
 use super::{Abilities, Framing, Queue, QueueError, Sent};
 use crate::batch::Batch;
 use crate::limits::BATCH;
@@ -75,6 +76,9 @@ pub struct XdpQueue {
     free: Vec<FrameDesc>,
     /// Bytes one frame takes.
     room: usize,
+    /// The way of batches with super-packets: a frame of this socket costs the kernel as much as
+    /// a super-packet there.
+    whole: Option<PacketSender>,
 }
 
 impl XdpQueue {
@@ -140,7 +144,12 @@ impl XdpQueue {
         let given = unsafe { fill.produce(&receiving) };
         debug_assert_eq!(given, receiving.len(), "the ring has an entry for every frame");
         let room = umem_config.mtu() as usize;
-        Ok(Self { port, umem, rx, tx, fill, completed, free, room })
+        Ok(Self { port, umem, rx, tx, fill, completed, free, room, whole: None })
+    }
+
+    /// Sends super-packets by `sender`.
+    pub(super) fn with_sender(self, sender: PacketSender) -> Self {
+        Self { whole: Some(sender), ..self }
     }
 
     /// Takes back the frames that were sent.
@@ -203,7 +212,9 @@ impl Queue for XdpQueue {
     }
 
     fn abilities(&self) -> Abilities {
-        Abilities::default()
+        // A checksum is left open only where nothing is left to the packet's own frame.
+        let whole = self.whole.as_ref().map(PacketSender::abilities).unwrap_or_default();
+        Abilities { checksum: false, ..whole }
     }
 
     fn readable_fd(&self) -> Option<RawFd> {
@@ -256,6 +267,12 @@ impl Queue for XdpQueue {
 
     fn transmit(&mut self, pool: &mut Pool, batch: &mut Batch) -> Sent {
         self.recycle();
+        if let Some(sender) = &self.whole
+            && batch.iter().any(|packet| packet.offload().gso != Gso::None)
+        {
+            // The whole batch, so that nothing overtakes.
+            return sender.transmit(pool, batch);
+        }
         let mut sent = Sent::default();
         let mut frames: ArrayVec<FrameDesc, BATCH> = ArrayVec::new();
         for packet in batch.drain(..) {

@@ -52,7 +52,8 @@ fn end(view: &View<'_>, state: &mut State, ports: &mut Ports, item: Item) {
 fn send(view: &View<'_>, state: &mut State, ports: &mut Ports, item: Item, exit: &Exit) -> Outcome {
     let able = match item.packet.offload().gso {
         Gso::None => true,
-        Gso::Tcp4 | Gso::Tcp6 => exit.abilities.tcp_segmentation && exit.tunnel.is_none(),
+        Gso::Tcp4 | Gso::Tcp6 if exit.tunnel.is_some() => exit.abilities.tunnel_segmentation,
+        Gso::Tcp4 | Gso::Tcp6 => exit.abilities.tcp_segmentation,
         Gso::Udp => exit.abilities.udp_segmentation && exit.tunnel.is_none(),
     };
     let mtu = usize::from(exit.mtu);
@@ -149,7 +150,8 @@ fn emit(
 }
 
 fn finish(state: &mut State, packet: &mut Packet, exit: &Exit) -> Result<(), DropReason> {
-    if !exit.abilities.checksum {
+    // Who cuts a super-packet finishes its checksums as well.
+    if !exit.abilities.checksum && packet.offload().gso == Gso::None {
         gso::finish_checksum(packet)?;
     }
     let ethertype = if packet.bytes().first().is_some_and(|first| first >> 4 == 6) {

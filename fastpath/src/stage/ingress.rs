@@ -31,24 +31,25 @@ pub fn run(view: &View<'_>, state: &mut State, batch: &mut Batch, items: &mut It
 /// Takes framing and tunnel off; what came from an uplink is put together to super-packets.
 fn unframe_all(view: &View<'_>, state: &mut State, batch: &mut Batch) {
     let mut kept = Batch::new();
-    let mut uplinks = 0;
+    let (mut uplinks, mut unannounced) = (0, true);
     for mut packet in batch.drain(..) {
         match unframe(view, &mut packet) {
-            Ok(role) => {
-                uplinks += usize::from(role == PortRole::Uplink);
+            Ok(port) => {
+                uplinks += usize::from(port.role == PortRole::Uplink);
+                unannounced &= port.partial_checksums;
                 kept.push(packet);
             }
             Err(fate) => state.end_unparsed(view, packet, fate),
         }
     }
     if uplinks > 1 && uplinks == kept.len() {
-        let merged = gro::coalesce(&mut kept, &mut state.pool);
+        let merged = gro::coalesce(&mut kept, &mut state.pool, unannounced);
         state.counters.merged.add(merged as u64);
     }
     *batch = kept;
 }
 
-fn unframe(view: &View<'_>, packet: &mut Packet) -> Result<PortRole, Fate> {
+fn unframe<'a>(view: &View<'a>, packet: &mut Packet) -> Result<&'a PortEntry, Fate> {
     let port = view.tables.port(packet.in_port()).ok_or(DropReason::PortGone)?;
     if port.role == PortRole::Unused {
         return Err(DropReason::PortGone.into());
@@ -64,7 +65,7 @@ fn unframe(view: &View<'_>, packet: &mut Packet) -> Result<PortRole, Fate> {
     if port.role == PortRole::Uplink && is_ipip(packet.bytes()) {
         leave_tunnel(view, packet)?;
     }
-    Ok(port.role)
+    Ok(port)
 }
 
 fn strip_ethernet(port: &PortEntry, packet: &mut Packet) -> Result<(), Fate> {

@@ -54,8 +54,8 @@ struct Run {
 /// did: the batch is that much shorter.
 ///
 /// A packet is parsed only when one before it is of the same flow: traffic that can't be merged
-/// costs a glance.
-pub fn coalesce(batch: &mut Batch, pool: &mut Pool) -> usize {
+/// costs a glance. `unannounced`: a checksum may be partial although nothing says so (veth).
+pub fn coalesce(batch: &mut Batch, pool: &mut Pool, unannounced: bool) -> usize {
     let mut heads: ArrayVec<Head, FLOWS> = ArrayVec::new();
     let mut absorbed: ArrayVec<usize, BATCH> = ArrayVec::new();
     for at in 0..batch.len() {
@@ -71,7 +71,7 @@ pub fn coalesce(batch: &mut Batch, pool: &mut Pool) -> usize {
         });
         if let Some(found) = found {
             let head = &mut heads[found];
-            if head.take(&mut front[head.at], packet) {
+            if head.take(&mut front[head.at], packet, unannounced) {
                 absorbed.push(at);
                 continue;
             }
@@ -151,12 +151,12 @@ fn parsed(packet: &mut Packet) -> Option<Headers> {
 
 impl Head {
     /// Appends the next packet of the flow to the one at `self.at`, if it is the next segment.
-    fn take(&mut self, target: &mut Packet, packet: &mut Packet) -> bool {
+    fn take(&mut self, target: &mut Packet, packet: &mut Packet, unannounced: bool) -> bool {
         if self.run.is_none() {
             self.run = Run::new(target);
         }
         let Some(run) = self.run.as_mut().filter(|run| !run.closed) else { return false };
-        parsed(packet).is_some_and(|headers| append(target, run, packet, &headers))
+        parsed(packet).is_some_and(|headers| append(target, run, packet, &headers, unannounced))
     }
 }
 
@@ -183,7 +183,13 @@ fn is_data(ip: &[u8], headers: &Headers) -> bool {
 }
 
 /// Appends a packet's payload to the run's, if it is the next segment.
-fn append(target: &mut Packet, run: &mut Run, packet: &Packet, headers: &Headers) -> bool {
+fn append(
+    target: &mut Packet,
+    run: &mut Run,
+    packet: &Packet,
+    headers: &Headers,
+    unannounced: bool,
+) -> bool {
     let start = headers.payload_offset();
     let size = packet.len() - start;
     if size == 0
@@ -191,12 +197,12 @@ fn append(target: &mut Packet, run: &mut Run, packet: &Packet, headers: &Headers
         || target.len() + size > PACKET_MAX
         || !is_data(packet.bytes(), headers)
         || !headers_agree(target.bytes(), run, packet.bytes(), headers)
-        || !is_right(packet, headers)
+        || !is_right(packet, headers, unannounced)
     {
         return false;
     }
     if !run.verified {
-        if !is_right(target, &run.headers) {
+        if !is_right(target, &run.headers, unannounced) {
             // It stays what it is: for its receiver to refuse.
             run.closed = true;
             return false;
@@ -263,11 +269,12 @@ fn headers_agree(target: &[u8], run: &Run, bytes: &[u8], headers: &Headers) -> b
 
 /// The transport checksum is right, or a local sender's that nobody could have damaged.
 #[inline]
-fn is_right(packet: &Packet, headers: &Headers) -> bool {
+fn is_right(packet: &Packet, headers: &Headers, unannounced: bool) -> bool {
     if packet.offload().needs_checksum {
         return offload::is_partial(packet.offload(), headers);
     }
-    checksum::verify(headers, packet.bytes())
+    unannounced && checksum::is_partial(headers, packet.bytes())
+        || checksum::verify(headers, packet.bytes())
 }
 
 /// Makes the first's headers and offload those of the whole.

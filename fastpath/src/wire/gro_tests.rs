@@ -27,7 +27,7 @@ fn coalesced(packets: Vec<Packet>) -> Vec<Packet> {
     let mut pool = Pool::new(before);
     let held: Vec<_> = std::iter::from_fn(|| pool.take()).collect();
     let mut batch: Batch = packets.into_iter().collect();
-    let absorbed = coalesce(&mut batch, &mut pool);
+    let absorbed = coalesce(&mut batch, &mut pool, false);
     assert_eq!(batch.len() + absorbed, before);
     assert_eq!(pool.available(), absorbed, "their slots came back");
     drop(held);

@@ -161,7 +161,12 @@ impl World {
             let abilities = if ethernet {
                 Abilities::default()
             } else {
-                Abilities { checksum: true, tcp_segmentation: true, udp_segmentation: true }
+                Abilities {
+                    checksum: true,
+                    tcp_segmentation: true,
+                    udp_segmentation: true,
+                    tunnel_segmentation: false,
+                }
             };
             let config = MemoryConfig {
                 port,

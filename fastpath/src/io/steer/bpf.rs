@@ -178,6 +178,7 @@ pub(super) enum Place {
     XdpNative,
     XdpGeneric,
     Ingress,
+    Egress,
 }
 
 /// Attaches a program; it stays as long as the link's descriptor lives in some process.
@@ -186,6 +187,7 @@ pub(super) fn attach(program: BorrowedFd<'_>, index: u32, place: Place) -> io::R
         Place::XdpNative => (sys::BPF_XDP, sys::XDP_FLAGS_DRV_MODE),
         Place::XdpGeneric => (sys::BPF_XDP, sys::XDP_FLAGS_SKB_MODE),
         Place::Ingress => (sys::BPF_TCX_INGRESS, 0),
+        Place::Egress => (sys::BPF_TCX_EGRESS, 0),
     };
     let options = sys::bpf_link_create_opts {
         sz: size_of::<sys::bpf_link_create_opts>() as u64,
