@@ -230,7 +230,11 @@ impl NodeHandler {
             ip_networks: record.addresses.iter().map(|a| IpNet::from(*a).into()).collect(),
             profiles: vec![format!("kns.{}", subject.namespace)],
             interface_name: record.port.clone(),
-            mac: if record.kind == PodPort::Veth { mac_text(record.mac) } else { String::new() },
+            mac: if record.kind == PodPort::Veth {
+                MacAddress(record.mac).to_string()
+            } else {
+                String::new()
+            },
             ..WorkloadEndpointSpec::default()
         };
         let mut endpoint = WorkloadEndpoint::named(subject.endpoint.name.clone(), spec);
@@ -444,7 +448,7 @@ fn result(record: &Record) -> AddResult {
     };
     let interface = Interface {
         name: record.interface.clone(),
-        mac: (record.kind == PodPort::Veth).then(|| mac_text(record.mac)),
+        mac: (record.kind == PodPort::Veth).then(|| MacAddress(record.mac).to_string()),
         mtu: Some(u32::from(record.mtu)),
         sandbox: Some(record.netns.display().to_string()),
     };
@@ -498,8 +502,4 @@ fn bad_annotation(name: &str, value: &str, right: &str) -> CniError {
         ErrorCode::InvalidNetworkConfig,
         format!("the pod's annotation {name} is {value:?}; it has to be {right}"),
     )
-}
-
-fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|b| format!("{b:02x}")).join(":")
 }

@@ -2,6 +2,7 @@
 
 use super::Control;
 use crate::ctl::request::{BgpPart, Reply, Request, protocol_name};
+use crate::host::netlink::MacAddress;
 use fastpath::acl::RuleId;
 use fastpath::outcome::{DropReason, PuntReason};
 use fastpath::tables::nexthop::NextHop;
@@ -121,7 +122,7 @@ impl Control {
             "resolved": used.then(|| next_hop.map(next_hop_name)).flatten(),
             "port": port,
             "neighbour": adjacency.map(|a| a.address),
-            "mac": adjacency.and_then(|a| a.destination_mac).map(mac_text),
+            "mac": adjacency.and_then(|a| a.destination_mac).map(|mac| MacAddress(mac).to_string()),
         })
     }
 
@@ -306,10 +307,6 @@ pub(super) fn next_hop_name(next_hop: NextHop) -> &'static str {
         NextHop::Unreachable => "unreachable",
         NextHop::Prohibit => "prohibit",
     }
-}
-
-fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|b| format!("{b:02x}")).join(":")
 }
 
 fn seconds(time: SystemTime) -> u64 {
