@@ -1,6 +1,7 @@
 //! Does a real `vrouter` node do what it promises, on real devices? One or two nodes on a bridge,
 //! pods attached through the CNI plugin, traffic, and every way of disturbing them.
 
+mod addresses;
 mod bad_input;
 mod bgp;
 mod cni;
