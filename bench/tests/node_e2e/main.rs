@@ -16,6 +16,7 @@ mod policy;
 mod restart;
 mod setup;
 mod underlay;
+mod upheaval;
 mod uplinks;
 mod watching;
 mod workers;
