@@ -44,11 +44,12 @@ demo-clean:
 	@cargo build --release --package bench
 	@target/release/bench demo-clean
 
-# The tests come last, so that what cargo says of them ends the log.
-test: lint fuzz-check
-	@.ci/setup devices
-	cargo build --workspace
-	cargo test --workspace
+# The tests come last and all of them run, so that what cargo says of them ends the log; what came
+# before them still counts.
+test:
+	@.ci/setup devices lint
+	@failed=; $(MAKE) lint fuzz-check || failed=yes; \
+	cargo build --workspace && cargo test --workspace --no-fail-fast && [[ -z $$failed ]]
 
 lint:
 	@.ci/setup lint

@@ -111,6 +111,7 @@ pub struct Parts {
 }
 
 /// The control loop and all its state.
+#[expect(clippy::struct_excessive_bools, reason = "each says one thing that happens once")]
 pub struct Control {
     config: Arc<NodeConfig>,
     me: String,

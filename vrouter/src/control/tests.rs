@@ -107,7 +107,7 @@ fn blocks_are_reached_as_the_pools_mode_says() {
 
 #[test]
 fn a_pool_kept_from_bgp_is_not_announced() {
-    let hidden = pool("Always").replace("}", ", disableBGPExport: true}").replacen(
+    let hidden = pool("Always").replace('}', ", disableBGPExport: true}").replacen(
         ", disableBGPExport: true",
         "",
         1,
