@@ -341,9 +341,11 @@ impl Opening {
     /// What sends super-packets whole: into tunnels as well, where the kernel can be told.
     fn senders(&mut self, count: u32) -> io::Result<Vec<PacketSender>> {
         let index = self.netdev.index();
-        let tunnels = match steer::attach_tunnels(index) {
-            Ok(link) => Some(Arc::new(link)),
-            Err(error) => {
+        let tunnels = match (self.take == Take::Ours).then(|| steer::attach_tunnels(index)) {
+            // No tunnel leads into a pod.
+            None => None,
+            Some(Ok(link)) => Some(Arc::new(link)),
+            Some(Err(error)) => {
                 self.notes.push(format!("packets are cut before they enter a tunnel: {error}"));
                 None
             }
