@@ -62,6 +62,7 @@ reasons! {
         SourceInvalid = "source-invalid", "the source is a multicast, broadcast, loopback or unspecified address";
         DestinationInvalid = "destination-invalid", "the destination is an address that no router forwards to";
         SourceSpoofed = "source-spoofed", "a pod sent with a source address that is not its own";
+        SourceLocal = "source-local", "a packet from the network whose source is an address of this node or of its pods";
         LinkLocalMulticast = "link-local-multicast", "link-local multicast a pod's kernel sends by itself (router solicitations, reports): expected, not forwarded";
         OffloadSegmentSize = "offload-segment-size", "the offload header's segment size is missing or below 256 bytes";
         OffloadBounds = "offload-bounds", "the offload header points outside its packet";

@@ -67,6 +67,20 @@ fn sources() {
     check(POD_A, &udp(NODE, B, (1, 2)), DropReason::SourceSpoofed);
     check(POD_A, &udp6(B6, A6, (1, 2)), DropReason::SourceSpoofed);
     check(POD_C, &ethernet(MAC_POD_PORT, MAC_POD, &udp(A, B, (1, 2))), DropReason::SourceSpoofed);
+    for local in [B, NODE, ROUTER] {
+        check(UPLINK, &wired(&udp(local, A, (1, 2))), DropReason::SourceLocal);
+    }
+}
+
+#[test]
+fn the_network_cannot_join_a_connection_between_local_pods() {
+    let mut world = World::new();
+    assert_eq!(world.send(POD_A, &udp(A, B, (1, 2))).outcome(), Outcome::Forwarded);
+    for forged in [udp(A, B, (1, 2)), udp(B, A, (2, 1))] {
+        let happened = world.send(UPLINK, &wired(&forged));
+        assert_eq!(happened.outcome(), Outcome::Dropped(DropReason::SourceLocal));
+    }
+    assert_eq!(world.send(POD_B, &udp(B, A, (2, 1))).outcome(), Outcome::Forwarded);
 }
 
 #[test]

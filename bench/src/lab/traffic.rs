@@ -58,6 +58,20 @@ fn prepare(socket: &UdpSocket) -> anyhow::Result<()> {
     Ok(socket.set_read_timeout(Some(TICK))?)
 }
 
+/// Binds, though a socket of a moment ago may still have the address: closed here, it lives on in
+/// a program that another thread is just starting, until that begins.
+fn bind<T>(attempt: impl Fn() -> std::io::Result<T>) -> std::io::Result<T> {
+    let start = Instant::now();
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && start.elapsed() < LINGER => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 fn timed_out(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
@@ -71,7 +85,7 @@ pub struct UdpEcho {
 impl UdpEcho {
     /// Listens in `netns` on `address` (unspecified: on all).
     pub fn start(netns: &Netns, address: SocketAddr) -> anyhow::Result<Self> {
-        let socket = netns.enter(|| UdpSocket::bind(address))??;
+        let socket = netns.enter(|| bind(|| UdpSocket::bind(address)))??;
         prepare(&socket)?;
         let worker = Worker::start(move |stop| {
             let mut buffer = vec![0; 65536];
@@ -183,7 +197,7 @@ pub struct TcpEcho {
 impl TcpEcho {
     /// Listens in `netns` on `address` (unspecified: on all).
     pub fn start(netns: &Netns, address: SocketAddr) -> anyhow::Result<Self> {
-        let listener = netns.enter(|| TcpListener::bind(address))??;
+        let listener = netns.enter(|| bind(|| TcpListener::bind(address)))??;
         listener.set_nonblocking(true)?;
         let worker = Worker::start(move |stop| {
             let mut connections: Vec<Worker<()>> = Vec::new();

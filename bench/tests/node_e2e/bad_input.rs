@@ -10,10 +10,8 @@ use etherparse::{IpFragOffset, IpNumber, Ipv4Header};
 use super::setup::{PATIENCE, Site, assert_ping, node_ip};
 
 fn v4(address: IpAddr) -> Ipv4Addr {
-    match address {
-        IpAddr::V4(address) => address,
-        IpAddr::V6(address) => panic!("{address} is no IPv4 address"),
-    }
+    let text = address.to_string();
+    text.parse().expect("an IPv4 address")
 }
 
 /// An IPv4 packet; `change` may spoil its header, whose checksum then is right again.
@@ -112,7 +110,7 @@ fn from_a_pod(own: Ipv4Addr, other: Ipv4Addr) -> Vec<(&'static str, Vec<Vec<u8>>
         ),
         (
             "destination-invalid",
-            vec![packet((own, Ipv4Addr::new(127, 0, 0, 1)), udp_number, &udp(32), as_is)],
+            vec![packet((own, Ipv4Addr::LOCALHOST), udp_number, &udp(32), as_is)],
         ),
         ("fragment-tiny", vec![packet(way, tcp_number, &[0x55; 8], fragment(0, true, 1))]),
         ("fragment-no-first", vec![packet(way, udp_number, &[0x55; 64], fragment(64, false, 2))]),

@@ -8,13 +8,13 @@ use bench::lab::{Bird, link};
 use super::setup::{PATIENCE, Site, assert_no_ping, assert_ping};
 
 fn config(number: u32, announces: bool) -> String {
-    let announced =
+    let protocol =
         if announces { "protocol static s4 { ipv4; route 203.0.113.0/24 blackhole; }" } else { "" };
     format!(
         "router id 10.77.0.200;
         protocol device {{ }}
         protocol kernel {{ ipv4 {{ export where source = RTS_BGP; import none; }}; }}
-        {announced}
+        {protocol}
         protocol bgp node1 {{
             direct; local 10.77.0.200 as {number}; neighbor 10.77.0.11 as 64512;
             connect retry time 1; connect delay time 1; error wait time 1, 2;

@@ -25,9 +25,9 @@ fn routes_of_the_kernel_come_and_go() {
     let site = Site::start(1, &[]);
     let pod = site.pod(0, "a");
     let host = &site.hosts[0];
-    let router = site.stranger("router", 50);
-    link::dummy(&router, "ext0", "198.51.100.1/24").expect("an address");
-    link::route(&router, "172.31.0.0/16 via 10.77.0.11").expect("a way back");
+    let gateway = site.stranger("router", 50);
+    link::dummy(&gateway, "ext0", "198.51.100.1/24").expect("an address");
+    link::route(&gateway, "172.31.0.0/16 via 10.77.0.11").expect("a way back");
     let beyond = IpAddr::from([198, 51, 100, 1]);
     until_no_ping(pod.netns(), beyond);
     link::route(host, "198.51.100.0/24 via 10.77.0.50").expect("a route");

@@ -1,4 +1,4 @@
-//! Is NetworkPolicy obeyed on a running node: by new and by open connections, in every form?
+//! Are network policies obeyed on a running node: by new and by open connections, in every form?
 
 use std::net::SocketAddr;
 use std::thread;

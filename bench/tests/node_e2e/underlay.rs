@@ -1,7 +1,8 @@
 //! Is a node at home on the interfaces real nodes have: a bridge, large frames?
 
-use bench::lab::link;
+use bench::lab::node::NodeSettings;
 use bench::lab::tools::iperf3;
+use bench::lab::{VrouterNode, link};
 
 use super::setup::{POOL, Site, assert_ping, assert_tcp, assert_udp, node_ip};
 
@@ -56,4 +57,33 @@ fn large_frames() {
     assert_udp(a.netns(), b.netns(), b.ip(), 8900);
     let stream = iperf3(a.netns(), (b.netns(), b.ip()), 1, &[]).expect("a stream");
     assert!(stream.bits_per_second > 1e6, "{stream:?}");
+}
+
+#[test]
+fn its_address_is_found() {
+    let methods = [
+        "first-found",
+        "interface=eth.*",
+        "skip-interface=tunl.*,vrouter.*",
+        "can-reach=10.77.0.1",
+        "cidr=10.77.0.0/24",
+    ];
+    for method in methods {
+        let mut site = Site::prepare(1, &[]);
+        site.apply(POOL);
+        let settings = NodeSettings {
+            name: "node1".to_owned(),
+            address: "autodetect".to_owned(),
+            datastore: site.lab.dir().join("datastore"),
+            environment: vec![
+                ("NO_DEFAULT_POOLS".to_owned(), "true".to_owned()),
+                ("IP_AUTODETECTION_METHOD".to_owned(), method.to_owned()),
+            ],
+        };
+        site.nodes[0] = VrouterNode::start(&site.hosts[0], settings).expect("it starts");
+        let status = site.nodes[0].ctl_json(&["node", "status"]).expect("status");
+        assert_eq!(status["address"], "10.77.0.11", "{method}: {status}");
+        let pod = site.pod(0, "a");
+        assert_ping(&site.hosts[0], pod.ip());
+    }
 }

@@ -70,7 +70,7 @@ fn errors_come_back() {
     let answer = socket.recv(&mut [0; 16]).expect_err("an error");
     assert_eq!(answer.kind(), std::io::ErrorKind::ConnectionRefused, "{answer}");
     // An address of the pool that no pod has.
-    let IpAddr::V4(own) = a.ip() else { panic!("IPv4") };
+    let own: std::net::Ipv4Addr = a.ip().to_string().parse().expect("an IPv4 address");
     let unused = IpAddr::from((own.to_bits() | 0x3f).to_be_bytes());
     let ping = Ping { count: 1, ..Ping::default() };
     assert_eq!(ping.run(a.netns(), unused).expect("ping runs").received, 0);

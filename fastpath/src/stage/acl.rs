@@ -20,6 +20,10 @@ pub fn run(view: &View<'_>, state: &mut State, items: &mut Items, misses: &mut M
         if item.entry == Entry::Own || !lookup::onward(item) {
             continue;
         }
+        if lookup::is_from_elsewhere(item, miss.back) {
+            item.fate = Fate::Drop(DropReason::SourceLocal);
+            continue;
+        }
         // What leads nowhere is not remembered, so it must not be judged either.
         if let Some((punt, drop)) = route::dead_end(item.next_hop) {
             item.fate = punt.map_or(Fate::Drop(drop), |punt| item.answer(punt, drop));

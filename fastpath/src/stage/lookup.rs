@@ -7,6 +7,7 @@ use crate::flow::key::{FlowKey, Side};
 use crate::flow::tcp::{self, Phase};
 use crate::flow::{FlowEntry, Traffic};
 use crate::tables::nexthop::NextHop;
+use crate::tables::port::PortRole;
 use crate::wire::headers;
 
 /// Decides what it can from the cache; the rest become misses.
@@ -46,6 +47,10 @@ fn hit(view: &View<'_>, state: &mut State, item: &mut Item) -> bool {
     if entry.generation != view.generation {
         return false;
     }
+    // Asked again as a miss, which says why.
+    if is_from_elsewhere(item, entry.next_hop[item.sender.other().index()]) {
+        return false;
+    }
     let flags = item.headers.tcp_flags;
     let phase = if item.related {
         entry.phase
@@ -65,6 +70,14 @@ fn hit(view: &View<'_>, state: &mut State, item: &mut Item) -> bool {
     }
     state.cache.forget(&item.key, item.hash);
     false
+}
+
+/// Came it from the network, although what leads to its sender never leaves this node? `back` is
+/// the next hop towards the sender.
+pub fn is_from_elsewhere(item: &Item, back: NextHop) -> bool {
+    let at_home = matches!(back, NextHop::Endpoint(_) | NextHop::HostLocal | NextHop::Router);
+    // An ICMP error may come from any router on the way.
+    at_home && item.role == PortRole::Uplink && item.entry == Entry::Device && !item.related
 }
 
 /// A SYN that begins the connection of these addresses anew: after its end, or from the side that
