@@ -358,11 +358,17 @@ impl Opening {
         queues: u32,
         steer: &Steer,
     ) -> Result<Vec<Box<dyn Queue>>, FormError> {
-        let senders = self.senders(queues).map_err(FormError::Socket)?;
+        let mut senders = self.senders(queues).unwrap_or_else(|error| {
+            self.notes.push(format!("super-packets are cut here: packet socket: {error}"));
+            Vec::new()
+        });
         let mut sockets: Vec<Box<dyn Queue>> = Vec::new();
-        for (queue, sender) in (0..queues).zip(senders) {
+        for queue in 0..queues {
             let socket = XdpQueue::open(self.port, self.netdev.name(), queue, self.mtu)?;
-            let socket = socket.with_sender(sender);
+            let socket = match senders.pop() {
+                Some(sender) => socket.with_sender(sender),
+                None => socket,
+            };
             steer.set_socket(queue, socket.as_fd())?;
             sockets.push(Box::new(socket));
         }
