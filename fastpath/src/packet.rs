@@ -244,7 +244,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool of `slots` free slots, touched once so that no page fault waits on the fast path.
+    /// A pool of `slots` free slots. Their memory is the system's until a packet first touches it;
+    /// last in is first out, so a quiet node keeps touching the same few.
     pub fn new(slots: usize) -> Self {
         let mut free = Vec::with_capacity(slots);
         free.resize_with(slots, Packet::new);

@@ -224,15 +224,19 @@ impl Ports {
         }
     }
 
-    /// Lets every queue of this worker do its housekeeping.
-    pub fn housekeep(&mut self, pool: &mut Pool) {
+    /// Lets every queue of this worker do its housekeeping; true if one has to be asked again soon,
+    /// as its device did not take all yet.
+    pub fn housekeep(&mut self, pool: &mut Pool) -> bool {
+        let mut unsent = false;
         for port in self.slots.iter_mut().flatten() {
             if let Way::Own(queues) = &mut port.way {
                 for queue in queues {
                     queue.housekeep(pool);
+                    unsent |= queue.has_unsent();
                 }
             }
         }
+        unsent
     }
 }
 

@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 pub(crate) const BELL: Token = Token(usize::MAX);
 /// Longest sleep: connections expire meanwhile.
 const SLEEP: Duration = Duration::from_secs(1);
-/// Longest sleep while queues without a descriptor must be asked, or slots waited for.
+/// Longest sleep while queues without a descriptor must be asked, slots waited for, or a device has
+/// not taken all that was sent.
 const SLEEP_ASKING: Duration = Duration::from_millis(1);
 /// How long a queue is asked whose descriptor told of an error while the queue did not.
 const SUSPICION: Duration = Duration::from_secs(1);
@@ -235,13 +236,14 @@ impl Worker {
 
     fn sleep(&mut self) {
         let (pool, _) = self.pipeline.parts();
-        self.ports.housekeep(pool);
+        let unsent = self.ports.housekeep(pool);
         self.links.bell.lie_down();
         self.reader.refresh();
         let work = !self.links.commands.is_empty()
             || !self.links.inject.is_empty()
             || !self.links.lane.is_empty();
-        let idle = self.asked.is_empty() && self.ready.is_empty() && self.suspects.is_empty();
+        let idle =
+            self.asked.is_empty() && self.ready.is_empty() && self.suspects.is_empty() && !unsent;
         let timeout = match work {
             true => Duration::ZERO,
             false if idle => SLEEP,

@@ -4,6 +4,7 @@
 mod lab;
 
 use fastpath::acl::Verdict;
+use fastpath::io::Abilities;
 use fastpath::outcome::{DropReason, Outcome, PuntReason};
 use fastpath::packet::{Gso, Offload};
 use fastpath::tables::{EndpointId, Guard};
@@ -116,6 +117,42 @@ fn super_packets_are_cut_where_they_leave_the_node() {
         let count = 10_000usize.div_ceil(usize::from(mss)) as u64;
         assert_eq!((happened.counters.forwarded, happened.counters.split), (count, count - 1));
     }
+}
+
+#[test]
+fn super_packets_leave_the_node_whole_where_the_device_takes_them() {
+    let mut world = World::new();
+    let able = Abilities {
+        checksum: false,
+        tcp_segmentation: true,
+        udp_segmentation: false,
+        tunnel_segmentation: true,
+    };
+    let packet = |to| partial(tcp_with(A, to, (1, 80), ACK, 1000, &[7; 10_000]));
+    for (abilities, to, header, whole) in [
+        (able, NEAR, 14, true),
+        (able, FAR, 34, true),
+        (Abilities { tunnel_segmentation: false, ..able }, NEAR, 14, true),
+        (Abilities { tunnel_segmentation: false, ..able }, FAR, 34, false),
+    ] {
+        world.refit(UPLINK, abilities);
+        let happened = world.send_all(POD_A, &[(packet(to), tcp_offload(1_400))]);
+        if !whole {
+            assert_eq!((happened.counters.forwarded, happened.counters.split), (8, 7));
+            continue;
+        }
+        let (_, frame, offload) = happened.only();
+        let front = header as u16;
+        let moved =
+            Offload { header_len: 40 + front, csum_start: 20 + front, ..tcp_offload(1_400) };
+        assert_eq!((*offload, happened.counters.split), (moved, 0), "to {to:?}");
+        assert_eq!((frame.len(), ttl(&frame[header..])), (header + 10_040, 63));
+    }
+    // What is no super-packet has its checksum as before.
+    let single = partial(tcp_with(A, NEAR, (1, 80), ACK, 1, b"data"));
+    let happened = world.send_all(POD_A, &[(single, tcp_offload(0))]);
+    assert_right(&happened.only().1[14..]);
+    assert_eq!(*happened.only().2, Offload::default());
 }
 
 #[test]

@@ -218,6 +218,10 @@ impl<Q: Queue> Queue for FaultQueue<Q> {
     fn housekeep(&mut self, pool: &mut Pool) {
         self.inner.housekeep(pool);
     }
+
+    fn has_unsent(&mut self) -> bool {
+        self.inner.has_unsent()
+    }
 }
 
 #[cfg(test)]

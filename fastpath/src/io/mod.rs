@@ -103,4 +103,10 @@ pub trait Queue: Send {
     fn housekeep(&mut self, pool: &mut Pool) {
         let _ = pool;
     }
+
+    /// Packets that count as sent still wait for the device to take them, and nothing but
+    /// [`Queue::housekeep`] moves them.
+    fn has_unsent(&mut self) -> bool {
+        false
+    }
 }

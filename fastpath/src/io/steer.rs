@@ -111,7 +111,7 @@ fn hint(error: &io::Error) -> &'static str {
 /// # Errors
 /// What the kernel said; before Linux 6.6 there is no such place for programs.
 pub(super) fn attach_tunnels(index: u32) -> io::Result<OwnedFd> {
-    let object = Object::load(&[c"tunnel"]).map_err(|(error, _)| error)?;
+    let object = Object::load_with(&[c"tunnel"], false).map_err(|(error, _)| error)?;
     bpf::attach(object.program(c"tunnel")?.as_fd(), index, Place::Egress)
 }
 

@@ -341,9 +341,11 @@ impl Opening {
     /// What sends super-packets whole: into tunnels as well, where the kernel can be told.
     fn senders(&mut self, count: u32) -> io::Result<Vec<PacketSender>> {
         let index = self.netdev.index();
-        let tunnels = match steer::attach_tunnels(index) {
-            Ok(link) => Some(Arc::new(link)),
-            Err(error) => {
+        let tunnels = match (self.take == Take::Ours).then(|| steer::attach_tunnels(index)) {
+            // No tunnel leads into a pod.
+            None => None,
+            Some(Ok(link)) => Some(Arc::new(link)),
+            Some(Err(error)) => {
                 self.notes.push(format!("packets are cut before they enter a tunnel: {error}"));
                 None
             }
@@ -356,11 +358,17 @@ impl Opening {
         queues: u32,
         steer: &Steer,
     ) -> Result<Vec<Box<dyn Queue>>, FormError> {
-        let senders = self.senders(queues).map_err(FormError::Socket)?;
+        let mut senders = self.senders(queues).unwrap_or_else(|error| {
+            self.notes.push(format!("super-packets are cut here: packet socket: {error}"));
+            Vec::new()
+        });
         let mut sockets: Vec<Box<dyn Queue>> = Vec::new();
-        for (queue, sender) in (0..queues).zip(senders) {
+        for queue in 0..queues {
             let socket = XdpQueue::open(self.port, self.netdev.name(), queue, self.mtu)?;
-            let socket = socket.with_sender(sender);
+            let socket = match senders.pop() {
+                Some(sender) => socket.with_sender(sender),
+                None => socket,
+            };
             steer.set_socket(queue, socket.as_fd())?;
             sockets.push(Box::new(socket));
         }

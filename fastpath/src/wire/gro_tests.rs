@@ -214,6 +214,25 @@ fn partial_checksums_of_local_senders_count_as_right() {
 }
 
 #[test]
+fn partial_checksums_that_nothing_announced_are_believed_only_on_a_veth() {
+    let unannounced = |n: u16| {
+        let mut packet = part(n, |_| ());
+        let headers = parse(packet.bytes()).expect("valid");
+        gso::make_partial(&mut packet, &headers);
+        *packet.offload_mut() = Offload::default();
+        packet
+    };
+    let merged = |unfinished: bool| {
+        let mut batch: Batch = (0..3).map(unannounced).collect();
+        coalesce(&mut batch, &mut Pool::new(0), unfinished)
+    };
+    assert_eq!((merged(true), merged(false)), (2, 0));
+    let mut broken: Batch = (0..3).map(unannounced).collect();
+    broken[1].bytes_mut()[36] ^= 1;
+    assert_eq!(coalesce(&mut broken, &mut Pool::new(0), true), 0);
+}
+
+#[test]
 fn a_merged_packet_stays_within_the_longest() {
     let mut packets = Vec::new();
     for n in 0..50u16 {

@@ -183,6 +183,18 @@ impl World {
         Self { pipeline, punts, ports, devices, tables: tables(), generation: 1, now }
     }
 
+    /// Gives a port a device of other abilities.
+    pub(crate) fn refit(&mut self, port: PortId, abilities: Abilities) {
+        let (framing, _) = self.ports.facts(port).expect("a port");
+        let (pool, counters) = self.pipeline.parts();
+        drop(self.ports.detach(port, pool, counters));
+        let config =
+            MemoryConfig { port, framing, abilities, capacity: 256, ..MemoryConfig::default() };
+        let (device, queue) = memory::pair(config);
+        self.ports.attach(Box::new(queue));
+        self.devices[usize::from(port.0)] = device;
+    }
+
     /// Changes the tables and puts the next generation in force.
     pub(crate) fn publish(&mut self, change: impl FnOnce(&mut Tables)) {
         change(&mut self.tables);

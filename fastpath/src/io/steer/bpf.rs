@@ -29,6 +29,11 @@ pub(super) struct Object(*mut sys::bpf_object);
 impl Object {
     /// Loads the named programs and every map.
     pub(super) fn load(programs: &[&CStr]) -> Result<Self, (io::Error, String)> {
+        Self::load_with(programs, true)
+    }
+
+    /// As [`Object::load`]; without maps only programs that use none can be loaded.
+    pub(super) fn load_with(programs: &[&CStr], maps: bool) -> Result<Self, (io::Error, String)> {
         let mut log = vec![0_u8; LOG];
         let options = sys::bpf_object_open_opts {
             sz: size_of::<sys::bpf_object_open_opts>() as u64,
@@ -53,6 +58,9 @@ impl Object {
             unsafe { sys::bpf_program__set_autoload(program, programs.contains(&name)) };
             None::<()>
         });
+        if !maps {
+            object.forgo_maps();
+        }
         // SAFETY: the object is open and not loaded yet.
         let code = unsafe { sys::bpf_object__load(object.0) };
         check(code).map_err(|error| (error, last_lines(&log)))?;
@@ -72,6 +80,20 @@ impl Object {
     pub(super) fn map(&self, name: &CStr) -> io::Result<OwnedFd> {
         // SAFETY: the object is loaded and the name a C string.
         duplicate(unsafe { sys::bpf_object__find_map_fd_by_name(self.0, name.as_ptr()) })
+    }
+
+    /// Leaves the maps out when the object is loaded.
+    fn forgo_maps(&self) {
+        let mut map = ptr::null_mut();
+        loop {
+            // SAFETY: the object is open; null asks for the first map.
+            map = unsafe { sys::bpf_object__next_map(self.0, map) };
+            if map.is_null() {
+                return;
+            }
+            // SAFETY: the map belongs to the object. It fails only for objects loaded already.
+            unsafe { sys::bpf_map__set_autocreate(map, false) };
+        }
     }
 
     fn each_program<T>(
