@@ -25,6 +25,8 @@ pub(crate) const BELL: Token = Token(usize::MAX);
 const SLEEP: Duration = Duration::from_secs(1);
 /// Longest sleep while queues without a descriptor must be asked, or slots waited for.
 const SLEEP_ASKING: Duration = Duration::from_millis(1);
+/// How long a queue is asked whose descriptor told of an error while the queue did not.
+const SUSPICION: Duration = Duration::from_secs(1);
 
 /// What the control side tells a worker.
 pub(crate) enum Command {
@@ -66,6 +68,9 @@ pub(crate) struct Worker {
     ready: Vec<QueueId>,
     /// Queues without a descriptor: asked every round.
     asked: Vec<QueueId>,
+    /// Queues whose descriptors told of an error, asked until then: a device on its way out tells
+    /// once, and perhaps a moment before its reads say so.
+    suspects: Vec<(QueueId, Instant)>,
     batch: Box<Batch>,
     spin: Duration,
 }
@@ -88,6 +93,7 @@ impl Worker {
             events: Events::with_capacity(256),
             ready: Vec::with_capacity(256),
             asked: Vec::with_capacity(16),
+            suspects: Vec::with_capacity(16),
             batch: Box::default(),
             spin,
         }
@@ -124,6 +130,11 @@ impl Worker {
         for index in 0..self.asked.len() {
             // A queue that failed has left the list meanwhile.
             let Some(&queue) = self.asked.get(index) else { break };
+            worked |= self.serve(queue, now).0;
+        }
+        self.suspects.retain(|(_, until)| now < *until);
+        for index in 0..self.suspects.len() {
+            let Some(&(queue, _)) = self.suspects.get(index) else { break };
             worked |= self.serve(queue, now).0;
         }
         let mut index = 0;
@@ -216,6 +227,9 @@ impl Worker {
             if !self.ready.contains(&queue) {
                 self.ready.push(queue);
             }
+            if event.is_error() && !self.suspects.iter().any(|(known, _)| *known == queue) {
+                self.suspects.push((queue, Instant::now() + SUSPICION));
+            }
         }
     }
 
@@ -227,9 +241,10 @@ impl Worker {
         let work = !self.links.commands.is_empty()
             || !self.links.inject.is_empty()
             || !self.links.lane.is_empty();
+        let idle = self.asked.is_empty() && self.ready.is_empty() && self.suspects.is_empty();
         let timeout = match work {
             true => Duration::ZERO,
-            false if self.asked.is_empty() && self.ready.is_empty() => SLEEP,
+            false if idle => SLEEP,
             false => SLEEP_ASKING,
         };
         self.look(Some(timeout));
@@ -282,6 +297,7 @@ impl Worker {
     fn close(&mut self, port: PortId) {
         self.ready.retain(|(id, _)| *id != port);
         self.asked.retain(|(id, _)| *id != port);
+        self.suspects.retain(|((id, _), _)| *id != port);
         let (pool, counters) = self.pipeline.parts();
         for queue in self.ports.detach(port, pool, counters) {
             if let Some(fd) = queue.readable_fd() {

@@ -15,6 +15,7 @@ use fastpath::router::{Router, RouterConfig};
 use fastpath::tables::EndpointId;
 use fastpath::trace::{Filter, Step};
 use lab::*;
+use std::io::PipeWriter;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
@@ -320,4 +321,49 @@ fn sleeping_workers_wake_for_descriptors() {
         drop(router);
         assert!(b.send(&[0; 20]).is_err(), "a router that is dropped closes its queues");
     }
+}
+
+/// A queue of a device on its way out: its descriptor tells of an error once, its reads only later.
+struct DyingQueue {
+    descriptor: PipeWriter,
+    asked: u32,
+}
+
+impl Queue for DyingQueue {
+    fn port(&self) -> PortId {
+        POD_A
+    }
+
+    fn framing(&self) -> Framing {
+        Framing::Ip
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities::default()
+    }
+
+    fn readable_fd(&self) -> Option<RawFd> {
+        Some(self.descriptor.as_raw_fd())
+    }
+
+    fn receive(&mut self, _: &mut Pool, _: &mut Batch, _: usize) -> Result<usize, QueueError> {
+        self.asked += 1;
+        if self.asked < 10 { Ok(0) } else { Err(QueueError::Gone) }
+    }
+
+    fn transmit(&mut self, _: &mut Pool, _: &mut Batch) -> Sent {
+        Sent::default()
+    }
+}
+
+#[test]
+fn a_device_that_ends_a_moment_after_it_told_is_reported() {
+    let config = RouterConfig { workers: 1, spin: Duration::ZERO, ..RouterConfig::default() };
+    let mut router = Router::start(config, tables()).expect("threads");
+    let (reader, descriptor) = std::io::pipe().expect("a pipe");
+    // Nobody reads any more: that is an error at the writing end, told by one edge.
+    drop(reader);
+    router.attach(POD_A, vec![Box::new(DyingQueue { descriptor, asked: 0 })]);
+    let closed = wait_for("a report", || Some(router.closed_ports()).filter(|c| !c.is_empty()));
+    assert_eq!(closed, [(POD_A, QueueError::Gone)]);
 }
