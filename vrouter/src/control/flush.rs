@@ -124,8 +124,10 @@ impl Control {
             self.answerer.set_addresses(v4, self.my_v6());
         }
         self.steer_uplinks();
-        if world {
+        if world || self.host.mtu() != Some(self.door_mtu()) {
             self.ensure_host_doors();
+        }
+        if world {
             self.want_tunnel_address();
         }
         let mut desired = bgp::desired(&self.world, &self.me, &self.config, &routes.announced);

@@ -296,6 +296,7 @@ impl Control {
             return;
         }
         self.concern(resource.kind());
+        self.dirty.workloads |= self.workloads.grant(resource);
         for change in convert::changes(&self.world, resource) {
             self.policy.apply(change);
         }

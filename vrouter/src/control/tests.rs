@@ -214,3 +214,48 @@ fn a_pods_labels_are_its_pod_objects_and_its_addresses_its_endpoints() {
     assert_eq!(known.ports.len(), 1);
     assert!(!workload(&world("n2", &[endpoint])).local);
 }
+
+#[test]
+fn what_an_endpoint_grants_follows_its_object() {
+    use super::workloads::{Record, Workload, Workloads};
+    let endpoint = |granted: &str| {
+        let manifest = format!(
+            "apiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\n\
+             metadata: {{name: n1-k8s-web-eth0, namespace: shop}}\n\
+             spec: {{orchestrator: k8s, node: n1, pod: web, endpoint: eth0, containerID: c, \
+             interfaceName: cali1, ipNetworks: [192.168.1.2/32], allowSpoofedSourcePrefixes: [{granted}]}}"
+        );
+        let parsed = parse_documents(&manifest, Path::new("test.yaml"));
+        parsed.objects.into_iter().next().expect("an endpoint").resource
+    };
+    let record = Record {
+        namespace: "shop".into(),
+        endpoint: "n1-k8s-web-eth0".into(),
+        pod: "web".into(),
+        container_id: "c".into(),
+        netns: "/run/netns/web".into(),
+        interface: "eth0".into(),
+        port: "cali1".into(),
+        kind: crate::config::PodPort::Tun,
+        addresses: vec![IpAddr::from([192, 168, 1, 2])],
+        mtu: 1480,
+        mac: [0; 6],
+        host_link: None,
+        ip_forwarding: false,
+    };
+    let key = endpoint("").key();
+    let mut workloads = Workloads::default();
+    workloads.insert(Workload {
+        key: convert::workload_key(&key),
+        resource: key,
+        port: fastpath::packet::PortId(1),
+        record,
+        granted: Vec::new(),
+        mac: [0; 6],
+    });
+    assert!(!workloads.grant(&endpoint("")));
+    assert!(workloads.grant(&endpoint("10.9.0.0/16")));
+    let sources = workloads.get("cali1").expect("attached").sources();
+    assert_eq!(sources, [net("192.168.1.2/32"), net("10.9.0.0/16")]);
+    assert!(workloads.grant(&endpoint("")));
+}

@@ -87,6 +87,11 @@ impl HostDoors {
         self.tunnel
     }
 
+    /// The MTU the doors were given.
+    pub(super) fn mtu(&self) -> Option<u32> {
+        self.ensured.as_ref().map(|doors| doors.mtu)
+    }
+
     /// Is a door closed that should be open?
     pub(super) fn is_incomplete(&self) -> bool {
         self.node.is_none() || self.forward.is_none()

@@ -1,6 +1,7 @@
 //! Which pods hang on this node's router, and what is kept of them for a restart?
 
-use crate::api::Key;
+use super::convert::granted_sources;
+use crate::api::{Key, Kind, Resource};
 use crate::config::PodPort;
 use fastpath::packet::PortId;
 use ipnet::IpNet;
@@ -56,7 +57,7 @@ pub struct Attach {
     /// The TUN descriptor; `None` for a veth, which is opened by its name.
     pub tun: Option<OwnedFd>,
     /// Its `WorkloadEndpoint`, as stored.
-    pub resource: crate::api::Resource,
+    pub resource: Resource,
     /// Told when every worker runs a generation that holds the pod and its policy.
     pub reply: crossbeam::channel::Sender<Result<(), AttachError>>,
 }
@@ -127,6 +128,21 @@ impl Workloads {
     /// Takes one away.
     pub fn remove(&mut self, port: &str) -> Option<Workload> {
         self.by_port.remove(port)
+    }
+
+    /// Takes over what an endpoint's object grants its pod; true if that is something else now.
+    pub fn grant(&mut self, endpoint: &Resource) -> bool {
+        if endpoint.kind() != Kind::WorkloadEndpoint {
+            return false;
+        }
+        let key = endpoint.key();
+        let Some(workload) = self.by_port.values_mut().find(|w| w.resource == key) else {
+            return false;
+        };
+        let granted = granted_sources(endpoint);
+        let changed = workload.granted != granted;
+        workload.granted = granted;
+        changed
     }
 
     /// One by the port's name.
