@@ -356,3 +356,13 @@ fn many_pods_at_once_are_all_served() {
     });
     assert_eq!(fixture.node.pods.lock().unwrap().len(), 32);
 }
+
+/// Found by fuzzing: a number beyond an integer's range lost its last digit on the way to the node.
+#[test]
+fn unknown_numbers_are_passed_on_as_they_came() {
+    use super::config::NetConf;
+    let text = br#"{"cniVersion":"1.0.0","name":"net","x":1400000000000000200080,"y":1e-7}"#;
+    let config = NetConf::parse(text).expect("accepted");
+    let passed_on = serde_json::to_vec(&config).expect("a configuration is JSON");
+    assert_eq!(NetConf::parse(&passed_on).expect("accepted again"), config);
+}
