@@ -8,8 +8,13 @@ use std::ffi::CStr;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::Duration;
 
 mod bpf;
+
+const BUSY_TRIES: u32 = 15;
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Which packets are the router's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +109,22 @@ fn hint(error: &io::Error) -> &'static str {
     }
 }
 
+/// Attaches where the last owner's link may not be gone yet: it goes a moment after its last
+/// descriptor, and a child process between fork and exec has copies of all descriptors. A program
+/// that really stands there still does after the tries.
+fn attach_patiently(program: BorrowedFd<'_>, index: u32, place: Place) -> io::Result<OwnedFd> {
+    let mut tries = 0;
+    loop {
+        match bpf::attach(program, index, place) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && tries < BUSY_TRIES => {
+                tries += 1;
+                thread::sleep(BUSY_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
 /// Lets TCP super-packets leave by an interface behind a tunnel's header: attaches the program that
 /// tells the kernel what it can't be told by an offload header. It stays attached as long as the
 /// link's descriptor lives.
@@ -140,7 +161,7 @@ impl Steer {
         };
         let failed = |error| SteerError::Attach { index, mode, error };
         let program = steer.0.program(program).map_err(failed)?;
-        steer.1.link = Some(bpf::attach(program.as_fd(), index, place).map_err(failed)?);
+        steer.1.link = Some(attach_patiently(program.as_fd(), index, place).map_err(failed)?);
         Ok(steer.1)
     }
 
