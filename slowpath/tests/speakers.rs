@@ -84,6 +84,9 @@ impl Node {
         PeerConfig {
             port: other.port,
             local_address: Some(self.address),
+            // One side waits, as in a mesh: two connections at once may cost the first of them
+            // after it was established (RFC 4271 §6.8), which would count as a flap.
+            passive: self.address > other.address,
             // A loopback address is no next hop for anybody else.
             next_hop_ipv4: Some(self.next_hop),
             ..PeerConfig::new(other.address.to_string(), other.address, remote_as)
@@ -170,9 +173,10 @@ fn an_internal_pair_exchanges_and_withdraws_routes_of_both_families() {
 fn both_sides_connect_at_once_and_one_connection_stays() {
     let port = free_port();
     let (a, b) = (Node::start(3, 64512, port), Node::start(4, 65001, port));
+    let active = |peer| PeerConfig { passive: false, ..peer };
     for _ in 0..10 {
-        a.handle.set_peers(vec![a.to(&b, 65001)]);
-        b.handle.set_peers(vec![b.to(&a, 64512)]);
+        a.handle.set_peers(vec![active(a.to(&b, 65001))]);
+        b.handle.set_peers(vec![active(b.to(&a, 64512))]);
         established(&a, &b);
         a.handle.set_peers(Vec::new());
         b.handle.set_peers(Vec::new());
