@@ -96,8 +96,10 @@ impl Control {
             self.routing.table.replace(Source::Connected, routes.connected);
             self.routing.table.replace(Source::Kernel, routes.other);
         }
-        if dirty.world || dirty.kernel {
-            self.flush_world(dirty.world);
+        if dirty.world {
+            self.flush_world();
+        } else if dirty.kernel && self.host.mtu() != Some(self.door_mtu()) {
+            self.ensure_host_doors();
         }
         if dirty.workloads {
             let routes = self
@@ -112,7 +114,7 @@ impl Control {
         }
     }
 
-    fn flush_world(&mut self, world: bool) {
+    fn flush_world(&mut self) {
         let routes = routing::block_routes(&self.world, &self.me);
         self.routing.table.replace(Source::OwnBlock, routes.own);
         self.routing.table.replace(Source::Block, routes.others);
@@ -124,12 +126,8 @@ impl Control {
             self.answerer.set_addresses(v4, self.my_v6());
         }
         self.steer_uplinks();
-        if world || self.host.mtu() != Some(self.door_mtu()) {
-            self.ensure_host_doors();
-        }
-        if world {
-            self.want_tunnel_address();
-        }
+        self.ensure_host_doors();
+        self.want_tunnel_address();
         let mut desired = bgp::desired(&self.world, &self.me, &self.config, &routes.announced);
         if let Some(global) = &mut desired.global {
             global.restarting = self.restarting;
